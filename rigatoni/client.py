@@ -1,0 +1,172 @@
+"""The client made for watching, and what a watcher must know of its cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from bson import Timestamp
+from pymongo import MongoClient
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import ConfigurationError as PyMongoConfigurationError
+from pymongo.read_preferences import ReadPreference
+from pymongo.server_description import ServerDescription
+
+from .config import URI
+from .errors import ConfigurationError, StreamError
+from .position import Position
+
+logger = logging.getLogger(__name__)
+
+Client = MongoClient[Any]
+
+#: So that the driver's monitor notices a frozen or restarting server in seconds; what the URI says wins.
+OWN_OPTIONS: dict[str, Any] = {
+    "maxPoolSize": None,
+    "serverSelectionTimeoutMS": 5000,
+    "heartbeatFrequencyMS": 5000,
+    "connectTimeoutMS": 5000,
+}
+
+
+class StickyServer:
+    """Choose the server of last time as long as it is eligible.
+
+    Plain getMore commands are not pinned: with several eligible servers (a read preference other than primary, several mongos) each could go to a
+    server that does not have the cursor. https://pymongo.readthedocs.io/en/stable/api/pymongo/mongo_client.html (server_selector)
+    """
+
+    def __init__(self) -> None:
+        self._address: tuple[str, int | None] | None = None
+
+    def __call__(self, servers: Sequence[ServerDescription]) -> Sequence[ServerDescription]:
+        if not servers:
+            return servers
+        chosen = next((server for server in servers if server.address == self._address), None) or random.choice(servers)
+        self._address = chosen.address
+        return [chosen]
+
+
+def connect(uri: URI, name: str) -> Client:
+    """Make the client for a watcher from a URI; nothing is sent yet.
+
+    :param name: the consumer's name, shown to the server's operator as part of ``appName``.
+    :raises ConfigurationError: for a URI that pymongo refuses; the text never holds the URI.
+    """
+    said = {key.lower(): value for key, value in parse_qsl(urlsplit(uri.reveal()).query)}
+    if said.get("loadbalanced") == "true":
+        raise ConfigurationError("loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor")
+    options = {key: value for key, value in OWN_OPTIONS.items() if key.lower() not in said}
+    if "appname" not in said:
+        options["appName"] = f"rigatoni {name}"
+    try:
+        return MongoClient(uri.reveal(), server_selector=StickyServer(), **options)
+    except (InvalidURI, PyMongoConfigurationError, ValueError, TypeError) as error:
+        # From None, because pymongo's own text can hold the tail of a password that was not escaped.
+        kind = type(error).__name__
+    raise ConfigurationError(f"pymongo refuses the URI for {uri} ({kind}): escape user name and password with urllib.parse.quote_plus")
+
+
+def warn_of(client: Client, made_by: int) -> None:
+    """Log one WARNING that names the settings of a client passed in that weaken a promise.
+
+    :param made_by: the process that handed the client over.
+    """
+    options, weak = client.options, []
+    if options.pool_options.max_pool_size is not None:
+        weak.append(f"maxPoolSize={options.pool_options.max_pool_size} (each stream holds a connection while it waits)")
+    if options.server_selection_timeout > 5:
+        weak.append(f"serverSelectionTimeoutMS={options.server_selection_timeout * 1000:.0f} (a planned restart costs as long)")
+    if client.read_preference != ReadPreference.PRIMARY:
+        weak.append(f"read preference {client.read_preference.name} (with several eligible servers a getMore may reach the wrong one)")
+    if made_by != os.getpid():
+        weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
+    if weak:
+        logger.warning("the client that was passed in is used as it is, but: %s. A URI gets a client made for watching", "; ".join(weak))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Who the servers are, and what time it is there.
+
+    :param identity: the set's name and, where ``replSetGetConfig`` is permitted, its id; "" on mongos.
+    :param now: the cluster time.
+    """
+
+    identity: str
+    now: Timestamp
+
+    @classmethod
+    def ask(cls, client: Client) -> Cluster:
+        """Ask the server."""
+        hello = client.admin.command("hello")
+        now = max(filter(None, (hello.get("operationTime"), hello.get("$clusterTime", {}).get("clusterTime"))), default=Timestamp(0, 1))
+        set_name = hello.get("setName", "")
+        try:
+            config = client.admin.command("replSetGetConfig") if set_name else {}
+        except OperationFailure:
+            # Not permitted to every user, and its answer only makes the identity sharper.
+            config = {}
+        set_id = config.get("config", {}).get("settings", {}).get("replicaSetId", "")
+        return cls(f"{set_name}/{set_id}", now)
+
+    def is_other(self, identity: str) -> bool:
+        """Tell whether a stored identity is surely another cluster's; what is unknown on either side does not count."""
+        pairs = zip(self.identity.split("/"), identity.split("/"), strict=False)
+        return any(mine and theirs and mine != theirs for mine, theirs in pairs)
+
+
+def oldest(client: Client) -> Timestamp:
+    """Read the cluster time of the oldest change that the oplog still holds."""
+    try:
+        entry = client.local["oplog.rs"].find_one(sort=[("$natural", 1)], projection={"ts": 1})
+    except PyMongoError as error:
+        raise StreamError.from_pymongo(error) from error
+    if entry is None:
+        raise ConfigurationError("the server has no oplog: 'earliest' needs a replica set")
+    timestamp: Timestamp = entry["ts"]
+    return timestamp
+
+
+def starting_point(start_at: object, client: Client, now: Timestamp) -> Position | None:
+    """Translate ``start_at`` into a position; None is now.
+
+    :raises ConfigurationError: for a naive datetime, a future time, or something that is no time.
+    """
+    if start_at is None:
+        return None
+    if isinstance(start_at, dict):
+        return _checked(Position.of(start_at), now)
+    return _checked(Position(None, _time(start_at, client, now)), now)
+
+
+def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:
+    if start_at == "earliest":
+        return oldest(client)
+    if isinstance(start_at, Timestamp):
+        return start_at
+    if isinstance(start_at, timedelta):
+        if start_at < timedelta(0):
+            raise ConfigurationError(f"start_at={start_at!r} is in the future: a timedelta counts back from now, so make it positive")
+        return Timestamp(max(now.time - int(start_at.total_seconds()), 0), 1)
+    if isinstance(start_at, datetime):
+        if start_at.tzinfo is None:
+            raise ConfigurationError("start_at is a naive datetime: give it a time zone, such as datetime.now(timezone.utc)")
+        return Timestamp(int(start_at.timestamp()), 1)
+    raise ConfigurationError(
+        f"start_at cannot be {start_at!r:.60}: None, 'earliest', a Timestamp, an aware datetime, a timedelta back from now, or a resume token"
+    )
+
+
+def _checked(position: Position, now: Timestamp) -> Position:
+    if position.cluster_time > now:
+        raise ConfigurationError(
+            f"start_at is {position.cluster_time.time - now.time} s ahead of the server's time: the server would stay silent until then"
+        )
+    return position

@@ -1,0 +1,154 @@
+"""One cursor on the server, by plain commands through public API: aggregate, getMore, killCursors.
+
+pymongo's own change stream and the server take turns, and it is pinned to a server that may be gone; these commands come back undecoded, and go to
+whichever server is there. https://www.mongodb.com/docs/manual/reference/command/getMore/
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from bson import Int64
+from bson.raw_bson import RawBSONDocument
+from pymongo.client_session import ClientSession
+from pymongo.database import Database
+
+from .config import ChangeStreamConfig
+from .errors import StreamConnectionError
+from .hub import Call, Calls, Flag, GivenUp, wait_for_any
+from .position import Position
+from .reply import RAW, Codec, Reply
+from .selection import Selection
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection; the ping may take as long.
+PATIENCE = 5.0
+
+
+class Cursor:
+    """A change stream cursor.
+
+    No getMore has a time limit of its own: the server is silent as long as it scans oplog entries that do not concern the stream, and a limit would start
+    that scan anew, for ever. While it is silent a ping tells a busy server from a dead one.
+
+    :param calls: how blocking calls are made.
+    :param stop: gives up the call that is waited for.
+    """
+
+    def __init__(
+        self,
+        database: Database[Any],
+        selection: Selection,
+        config: ChangeStreamConfig,
+        codec: Codec,
+        read_preference: Any,
+        calls: Calls,
+        stop: Flag,
+    ) -> None:
+        self._database = database
+        self._selection = selection
+        self._config = config
+        self._codec = codec
+        self._read_preference = read_preference
+        self._calls = calls
+        self._stop = stop
+        self._session: ClientSession | None = None
+        self._id = 0
+        self.catching_up = False
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether the server has the cursor, as far as its replies say."""
+        return self._id != 0
+
+    @property
+    def level(self) -> tuple[str | None, str | None]:
+        """Name the database and the collection it is opened on; None for all."""
+        return self._selection.database, self._selection.collection
+
+    def pipeline(self, position: Position | None) -> list[Mapping[str, Any]]:
+        """Say what the cursor asks for, from a position on."""
+        config, stage = self._config, dict[str, Any]()
+        if config.full_document is not None:
+            stage["fullDocument"] = config.full_document
+        if config.full_document_before_change is not None:
+            stage["fullDocumentBeforeChange"] = config.full_document_before_change
+        if config.show_expanded_events:
+            stage["showExpandedEvents"] = True
+        if self._selection.database is None:
+            stage["allChangesForCluster"] = True
+        if position is not None:
+            # Never resumeAfter, which refuses the token of an invalidate event.
+            started = ("startAtOperationTime", position.cluster_time) if position.token is None else ("startAfter", position.token)
+            stage[started[0]] = started[1]
+        match = [{"$match": self._selection.match}] if self._selection.match is not None else []
+        return [{"$changeStream": stage}, *match, *config.pipeline]
+
+    def open(self, position: Position | None) -> Reply:
+        """Open the cursor; the reply holds no events, and its end is the position it starts from."""
+        command: dict[str, Any] = {
+            "aggregate": self._selection.collection or 1,
+            "pipeline": self.pipeline(position),
+            "cursor": {"batchSize": 0},
+        }
+        if self._config.collation is not None:
+            command["collation"] = self._config.collation
+        # A session without causal consistency; with it the server refuses the second getMore of a raw command (50738).
+        self._session = self._database.client.start_session(causal_consistency=False)
+        reply = self._reply(command, PATIENCE)
+        self._id = reply.cursor_id
+        return reply
+
+    def get_more(self, count: int, floor: Position | None) -> Reply:
+        """Wait for the next reply of at most `count` events; it may be empty, and :attr:`is_open` may be False afterwards."""
+        command = {
+            "getMore": Int64(self._id),
+            "collection": self._selection.collection or "$cmd.aggregate",
+            "batchSize": count,
+            "maxTimeMS": max(1, int(1000 * self._config.max_await_time)),
+        }
+        reply = self._reply(command, self._config.max_await_time + PATIENCE, floor)
+        self._id = reply.cursor_id
+        return reply
+
+    def kill(self) -> Call[object] | None:
+        """Begin to free the cursor and forget it; what comes of it is nobody's business."""
+        if not self._id:
+            return None
+        command = {"killCursors": self._selection.collection or "$cmd.aggregate", "cursors": [Int64(self._id)]}
+        self._id = 0
+        return self._calls.start(lambda: self._database.command(command, read_preference=self._read_preference))
+
+    def _reply(self, command: dict[str, Any], quiet: float, floor: Position | None = None) -> Reply:
+        if self._config.comment is not None:
+            command["comment"] = self._config.comment
+        session, self._session = self._session, None
+        document: RawBSONDocument = self._wait(
+            lambda: self._database.command(command, codec_options=RAW, session=session, read_preference=self._read_preference), quiet
+        )
+        # Only now, because the session of a call that was given up is never used again.
+        self._session = session
+        return Reply(document, self._codec, floor)
+
+    def _wait(self, function: Callable[[], T], quiet: float) -> T:
+        call = self._calls.start(function)
+        while not wait_for_any((call.done, self._stop), quiet):
+            self._ping()
+            if not self.catching_up:
+                logger.info("the server has been silent for %.0f s but answers pings: it is catching up", quiet)
+            self.catching_up, quiet = True, PATIENCE
+        if not call.done.is_set():
+            raise GivenUp("the call was given up")
+        self.catching_up = False
+        return call.result()
+
+    def _ping(self) -> None:
+        call = self._calls.start(lambda: self._database.client.admin.command("ping", read_preference=self._read_preference))
+        if not wait_for_any((call.done, self._stop), PATIENCE):
+            raise StreamConnectionError(f"the server was silent and did not answer a ping within {PATIENCE:.0f} s")
+        if call.done.is_set():
+            call.result()

@@ -1,0 +1,202 @@
+"""The only file that knows whether the process is patched by gevent.
+
+Patched, a watcher is a few greenlets of the hub that started it, and a MongoDB call is a greenlet of its own. Unpatched, the watcher lives in one
+native thread with a hub of its own, because the main hub stands still while the program sits in ``time.sleep`` or ``serve_forever``; a MongoDB call
+is then a thread of a pool of the watcher's own. Both ways a call can be *given up*: it ends by itself and its result is thrown away. It is
+never killed, because a greenlet killed inside pymongo can leave a lock held.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
+
+import gevent
+from gevent import monkey
+from gevent.event import Event
+from gevent.threadpool import ThreadPool
+
+
+T = TypeVar("T")
+
+#: The identity of a native thread, also where monkey patching makes ``threading.get_ident`` tell greenlets apart.
+native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+
+#: A thread of the pool that has had nothing to do for this long ends.
+IDLE_THREAD_TIMEOUT = 30.0
+
+
+class GivenUp(Exception):
+    """Raised inside when a wait ends because the watcher or the listener is told to stop; no caller ever sees it."""
+
+
+def is_patched() -> bool:
+    """Tell whether sockets of this process are gevent's."""
+    return bool(monkey.is_module_patched("socket"))
+
+
+class _Waiter:
+    """One greenlet that waits, in whichever hub; woken from any native thread."""
+
+    __slots__ = ("_event", "_ident", "_loop")
+
+    def __init__(self) -> None:
+        self._event = Event()
+        self._ident = native_ident()
+        self._loop = gevent.get_hub().loop
+
+    def wait(self, timeout: float | None) -> None:
+        self._event.wait(timeout)
+
+    def wake(self) -> None:
+        if native_ident() == self._ident:
+            self._event.set()
+        else:
+            self._loop.run_callback_threadsafe(self._event.set)
+
+
+class Flag:
+    """An event that greenlets of any hub and any native thread can set and wait for (gevent's own serves one hub only)."""
+
+    __slots__ = ("_set", "_waiters")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiters: set[_Waiter] = set()
+
+    def is_set(self) -> bool:
+        """Tell whether the flag is set."""
+        return self._set
+
+    def set(self) -> None:
+        """Set the flag and wake all who wait for it."""
+        self._set = True
+        # A tuple, because the woken take themselves out while this loop runs.
+        for waiter in tuple(self._waiters):
+            waiter.wake()
+
+    def clear(self) -> None:
+        """Take the flag back; who was woken stays awake."""
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set; False after `timeout` seconds."""
+        return wait_for_any((self,), timeout)
+
+
+def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
+    """Wait cooperatively until one of the flags is set; False after `timeout` seconds."""
+    flags = tuple(flags)
+    if any(flag._set for flag in flags):
+        return True
+    waiter = _Waiter()
+    for flag in flags:
+        flag._waiters.add(waiter)
+    try:
+        # Asked once more, because another thread may have set one before it knew of the waiter.
+        if not any(flag._set for flag in flags):
+            waiter.wait(timeout)
+    finally:
+        for flag in flags:
+            flag._waiters.discard(waiter)
+    return any(flag._set for flag in flags)
+
+
+class Call(Generic[T]):
+    """One blocking call under way; :attr:`done` is set when it has ended."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.done = Flag()
+        self._function = function
+        self._value: T
+        self._error: BaseException | None = None
+
+    def __call__(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:
+            self._error = error
+        self.done.set()
+
+    def result(self) -> T:
+        """Return what the call returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class Calls:
+    """Blocking MongoDB calls that can be given up.
+
+    :param streams: how many streams share these calls; unpatched, each gets two threads, and four more serve the rest (pings, killCursors).
+    """
+
+    def __init__(self, streams: int = 1) -> None:
+        self._pool = None if is_patched() else ThreadPool(2 * streams + 4, idle_task_timeout=IDLE_THREAD_TIMEOUT)
+
+    def start(self, function: Callable[[], T]) -> Call[T]:
+        """Start a call and return at once."""
+        call = Call(function)
+        # Compared with None, because an idle ThreadPool has the length 0 and is falsy.
+        if self._pool is None:
+            gevent.spawn(call)
+        else:
+            self._pool.spawn(call)
+        return call
+
+    def run(self, function: Callable[[], T], stop: Flag, timeout: float | None = None) -> T:
+        """Wait for a call.
+
+        :param stop: gives the call up when set.
+        :param timeout: gives the call up after so many seconds; None waits for ever.
+        :raises GivenUp: when the call was given up.
+        """
+        call = self.start(function)
+        wait_for_any((call.done, stop), timeout)
+        if not call.done.is_set():
+            raise GivenUp("the call was given up")
+        return call.result()
+
+
+def live(function: Callable[[], None], name: str) -> None:
+    """Give a watcher its place: a greenlet of this hub, or unpatched a native thread with a hub of its own.
+
+    The thread is a daemon: a program that ends without ``stop()`` ends like a crash, and nothing is lost.
+    """
+    if is_patched():
+        gevent.spawn(function)
+        return
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            gevent.get_hub().destroy(destroy_loop=True)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
+class Forkable(Protocol):
+    """What lives in greenlets or threads that a child process must not go on running."""
+
+    def forked(self) -> None:
+        """Become inert: called in the child, once."""
+
+
+_forkable: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def inert_after_fork(thing: Forkable) -> None:
+    """Have `thing.forked()` called in every child process; nothing is kept alive by it."""
+    _forkable.add(thing)
+
+
+def _in_child() -> None:
+    for thing in list(_forkable):
+        thing.forked()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -1,0 +1,113 @@
+"""One reply to a getMore: read as little as the next getMore needs, decoded when the events are wanted. Pure.
+
+While this reply is decoded and handled the server already works on the next one; that is where the speed comes from.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import bson
+from bson import CodecOptions, DatetimeConversion, Timestamp
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
+
+from .errors import ConversionError
+from .position import Position
+
+Event = dict[str, Any]
+Codec = CodecOptions[Any]
+
+#: How a command is asked for, so that its reply comes back undecoded.
+RAW: Codec = CodecOptions(document_class=RawBSONDocument)
+#: A reply larger than this is decoded in slices, so that the hub is not held for long.
+LARGE = 512 * 1024
+SLICE = 128 * 1024
+
+_int32 = struct.Struct("<i").unpack_from
+_int64 = struct.Struct("<q").unpack_from
+#: Sizes of BSON values: fixed ones by type; a string's length leaves out its own four bytes, a document's and an array's does not.
+_FIXED = {0x01: 8, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8}
+_STRING = 0x02
+
+
+class Reply:
+    """What the server sent.
+
+    :param document: the reply of an aggregate or getMore command, undecoded.
+    :param codec: how to decode the events.
+    :param floor: events at or before this position were read before and are left out.
+    """
+
+    __slots__ = ("cursor", "cursor_id", "end", "floor", "is_empty", "operation_time", "size", "_codec")
+
+    def __init__(self, document: RawBSONDocument, codec: Codec, floor: Position | None = None) -> None:
+        self.cursor = bytes(document["cursor"].raw)
+        self.operation_time: Timestamp | None = document.get("operationTime")
+        self.floor = floor
+        self.size = len(self.cursor)
+        self._codec = codec
+        fields = _fields(self.cursor)
+        self.cursor_id: int = _int64(self.cursor, fields["id"])[0]
+        # An empty array is its length and its end.
+        self.is_empty = _int32(self.cursor, fields.get("nextBatch") or fields["firstBatch"])[0] == 5
+        self.end: Mapping[str, Any] | None = None
+        if "postBatchResumeToken" in fields:
+            start = fields["postBatchResumeToken"]
+            self.end = bson.decode(self.cursor[start : start + _int32(self.cursor, start)[0]])
+
+    def slices(self) -> Iterator[tuple[list[Event], Mapping[str, Any] | None, int]]:
+        """Decode, a slice at a time: events, the token after them, and their size in bytes.
+
+        :raises ConversionError: for bytes that no codec can read.
+        """
+        if self.is_empty:
+            yield [], self.end, 0
+        elif self.size <= LARGE:
+            yield self._slice(self._decode(self.cursor)["nextBatch"], self.end, self.size)
+        else:
+            yield from self._small_slices()
+
+    def _small_slices(self) -> Iterator[tuple[list[Event], Mapping[str, Any] | None, int]]:
+        raw: list[RawBSONDocument] = bson.decode(self.cursor, RAW)["nextBatch"]
+        begin = size = 0
+        for index, document in enumerate(raw, 1):
+            size += len(document.raw)
+            if size >= SLICE or index == len(raw):
+                events = [self._decode(document.raw) for document in raw[begin:index]]
+                yield self._slice(events, self.end if index == len(raw) else None, size)
+                begin, size = index, 0
+
+    def _slice(self, events: list[Event], end: Mapping[str, Any] | None, size: int) -> tuple[list[Event], Mapping[str, Any] | None, int]:
+        if end is None:
+            end = events[-1]["_id"]
+        if self.floor is not None:
+            events = [event for event in events if not self.floor.covers(event["_id"])]
+        return events, end, size
+
+    def _decode(self, data: bytes) -> Any:
+        try:
+            return bson.decode(data, self._codec)
+        except (InvalidBSON, OverflowError, ValueError):
+            return self._decode_tolerantly(data)
+
+    def _decode_tolerantly(self, data: bytes) -> Any:
+        # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream.
+        tolerant = self._codec.with_options(unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+        try:
+            return bson.decode(data, tolerant)
+        except (InvalidBSON, OverflowError, ValueError) as error:
+            raise ConversionError(f"a reply of the server cannot be decoded: {type(error).__name__}") from error
+
+
+def _fields(document: bytes) -> dict[str, int]:
+    """Find where the values of a cursor document begin, without decoding them. https://bsonspec.org/spec.html"""
+    places: dict[str, int] = {}
+    place = 4
+    while kind := document[place]:
+        end = document.index(0, place + 1)
+        places[document[place + 1 : end].decode()] = place = end + 1
+        place += _FIXED[kind] if kind in _FIXED else _int32(document, place)[0] + (4 if kind == _STRING else 0)
+    return places

@@ -1,0 +1,103 @@
+"""What a stream asks the server for: the level of its cursor and the ``$match`` that the handlers imply. Pure.
+
+Only what has a handler crosses the wire, where that pays: a filter on operations costs the server nearly nothing, one on a handful of names little, one
+on hundreds more than sending everything. The filter stands before the user's pipeline, so that it sees unmodified events and reaches the oplog scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .registration import ENDING_OPERATIONS, Handler, is_glob
+
+#: A filter on more collection names than this costs the server more than it saves.
+MOST_NAMES = 8
+
+Namespace = tuple[str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Where the cursor is opened, and what it lets through.
+
+    :param database: None for the whole deployment.
+    :param collection: None for every collection.
+    :param match: the filter, None when everything is wanted.
+    """
+
+    database: str | None
+    collection: str | None
+    match: Mapping[str, Any] | None = None
+
+
+def select(handlers: Sequence[Handler], scope: Namespace, apart: Collection[Namespace] = (), narrow: bool = True) -> Selection | None:
+    """Choose the cursor for a scope; None when no handler wants anything of it.
+
+    :param apart: collections that have a stream of their own.
+    :param narrow: whether a cursor on one collection may serve a wider scope, when only that collection has handlers.
+    """
+    wanted = [want for handler in handlers if (want := _Want.of(handler, scope, apart)) is not None]
+    if not wanted:
+        return None
+    database, collection = scope
+    named = {namespace for want in wanted for namespace in want.namespaces}
+    open_ended = any(not want.namespaces for want in wanted)
+    if collection is None and narrow and not open_ended and len(named) == 1 and is_plain(named):
+        ((database, collection),) = named
+    by_name = collection is None and not open_ended and len(named) <= MOST_NAMES and is_plain(named)
+    return Selection(database, collection, _by_name(wanted, scope) if by_name else _by_operation(wanted))
+
+
+def is_plain(namespaces: Collection[Namespace]) -> bool:
+    """Tell whether the server takes every name as it stands; braces it takes for a quantifier."""
+    return all(database and collection and "{" not in collection for database, collection in namespaces)
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """What one handler wants of a scope; no namespaces means all, no operations too."""
+
+    namespaces: frozenset[Namespace]
+    operations: frozenset[str]
+
+    @classmethod
+    def of(cls, handler: Handler, scope: Namespace, apart: Collection[Namespace]) -> _Want | None:
+        database, collection = scope
+        if database is not None and handler.database not in (None, database):
+            return None
+        operations = handler.operations or frozenset()
+        if collection is not None:
+            return cls(frozenset({scope}), operations) if handler.concerns(database, collection) else None
+        home = database or handler.database
+        if handler.collections is None or any(map(is_glob, handler.collections)) or home is None:
+            return cls(frozenset(), operations)
+        names = frozenset((home, name) for name in handler.collections) - frozenset(apart)
+        return cls(names, operations) if names else None
+
+
+def _by_operation(wanted: Sequence[_Want]) -> Mapping[str, Any] | None:
+    if not all(want.operations for want in wanted):
+        return None
+    return {"operationType": _one_of({*ENDING_OPERATIONS, *(name for want in wanted for name in want.operations)})}
+
+
+def _by_name(wanted: Sequence[_Want], scope: Namespace) -> Mapping[str, Any]:
+    names: dict[tuple[str | None, frozenset[str]], set[str]] = {}
+    for want in wanted:
+        for database, collection in want.namespaces:
+            names.setdefault((database, want.operations), set()).add(str(collection))
+    clauses: list[dict[str, Any]] = []
+    for (database, operations), collections in sorted(names.items(), key=lambda item: (item[0][0] or "", sorted(item[0][1]))):
+        clause: dict[str, Any] = {"ns.coll": _one_of(collections)}
+        if scope[0] is None:
+            clause["ns.db"] = database
+        if operations:
+            clause["operationType"] = _one_of(operations)
+        clauses.append(clause)
+    return {"$or": [*clauses, {"operationType": {"$in": list(ENDING_OPERATIONS)}}]}
+
+
+def _one_of(names: Collection[str]) -> Any:
+    return next(iter(names)) if len(names) == 1 else {"$in": sorted(names)}

@@ -1,0 +1,201 @@
+"""A change stream that lives longer than its cursors: pull a reply at a time, reopen, rescue.
+
+https://www.mongodb.com/docs/manual/changeStreams/#resume-a-change-stream
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from bson import Timestamp, json_util
+from bson.errors import BSONError
+from pymongo.errors import PyMongoError
+
+from .config import ChangeStreamConfig
+from .cursor import Cursor
+from .errors import StreamConnectionError, StreamError, is_history_lost, is_token_not_found
+from .hooks import Hooks
+from .hub import Calls, Flag
+from .position import Position
+from .reply import Reply
+from .retry import reconnecting
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: A reply is asked for in as many events as probably fit into this: decoding it holds the hub for some five milliseconds.
+REPLY_SIZE = 256 * 1024
+#: Closing waits so long for the server to free the cursor.
+CLOSING = 0.1
+#: The oplog may lose its oldest entry between the question for it and the start from it.
+EARLIEST_ATTEMPTS = 5
+
+
+class Stream:
+    """Read a change stream.
+
+    After a retryable error it goes on after the last reply that was read; nothing is repeated, nothing left out. A token that its own filter no
+    longer lets through (280) is rescued by its cluster time, leaving out what was read.
+
+    :param scope: the name of the stream in logs, hooks and the store.
+    :param cluster: the identity of the cluster, for positions.
+    :param on_history_lost: "stop", "now" or "earliest".
+    :param most: events asked for at most, whatever the configuration says.
+    """
+
+    def __init__(
+        self,
+        cursor: Cursor,
+        config: ChangeStreamConfig,
+        *,
+        scope: str,
+        calls: Calls,
+        stop: Flag,
+        hooks: Hooks,
+        find_oldest: Callable[[], Timestamp],
+        cluster: str = "",
+        on_history_lost: str = "stop",
+        most: int = 2**31 - 1,
+    ) -> None:
+        self._cursor = cursor
+        self._calls = calls
+        self._stop = stop
+        self._hooks = hooks
+        self._find_oldest = find_oldest
+        self._cluster = cluster
+        self._on_history_lost = on_history_lost
+        self._most = min(config.batch_size, most)
+        self._event_size = 1024.0
+        self._at: Position | None = None
+        self._floor: Position | None = None
+        self._lost: Position | None = None
+        self._earliest_attempts = 0
+        self._open_again = reconnecting(self._opened, config, stop, self._reconnecting)
+        self._pull_again = reconnecting(self._pulled, config, stop, self._reconnecting)
+        self.fingerprint = _fingerprint(cursor, config)
+        self.scope = scope
+        self.state = "reconnecting"
+        self.reconnects = 0
+        self.operation_time: Timestamp | None = None
+
+    @property
+    def catching_up(self) -> bool:
+        """Tell whether the server is silent because it scans its oplog."""
+        return self._cursor.catching_up
+
+    def open(self, position: Position | None) -> Position:
+        """Open the cursor at a position, None for now, and return the position it starts from.
+
+        :raises StreamError: when it cannot be opened, after the configured attempts.
+        """
+        self._at = position
+        opened = self._open_again()
+        self.state = "active"
+        return opened
+
+    def pull(self) -> Reply:
+        """Wait for one reply, empty or not; reconnect as often as the configuration allows.
+
+        :raises StreamError: when the stream is at its end.
+        :raises GivenUp: when it is told to stop.
+        """
+        return self._pull_again()
+
+    def sized(self, count: int, size: int) -> None:
+        """Learn the size of events, for the length of the next reply."""
+        if count:
+            self._event_size = 0.7 * self._event_size + 0.3 * size / count
+
+    def position(self, token: Mapping[str, Any]) -> Position:
+        """Make the position of a resume token of this stream."""
+        return Position.of(token, self.fingerprint, self._cluster)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Free the server's cursor, without waiting long for it."""
+        self.state = "closed"
+        killing = self._cursor.kill()
+        if killing is not None:
+            killing.done.wait(CLOSING)
+        self._hooks.closed(self.scope, error)
+
+    def _opened(self) -> Position:
+        return self._rescuing(self._open)
+
+    def _pulled(self) -> Reply:
+        return self._rescuing(self._pull)
+
+    def _rescuing(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except (PyMongoError, BSONError, StreamError) as error:
+                self._cursor.kill()
+                if not self._rescued(error):
+                    raise StreamError.from_pymongo(error, resuming=self._at is not None) from error
+
+    def _open(self) -> Position:
+        reply = self._cursor.open(self._at)
+        # A server without postBatchResumeToken still says what time it is.
+        self._at = self.position(reply.end) if reply.end else Position(None, reply.operation_time or Timestamp(0, 1), self.fingerprint, self._cluster)
+        if self._lost is not None:
+            self._tell_of_gap(self._lost, self._at)
+        self._hooks.opened(self.scope)
+        return self._at
+
+    def _pull(self) -> Reply:
+        if not self._cursor.is_open:
+            self._open()
+        before = self._at
+        reply = self._cursor.get_more(self._count(), self._floor)
+        if reply.end is not None:
+            self._at = self.position(reply.end)
+            if self._floor is not None and not self._floor.covers(reply.end):
+                self._floor = None
+        if not self._cursor.is_open and reply.is_empty and self._at == before:
+            raise StreamConnectionError("the server closed the cursor and does not say why")
+        self.operation_time = reply.operation_time
+        self._connected()
+        return reply
+
+    def _count(self) -> int:
+        return max(1, min(self._most, int(REPLY_SIZE / self._event_size)))
+
+    def _rescued(self, error: Exception) -> bool:
+        at = self._at
+        if is_token_not_found(error) and at is not None and at.token is not None:
+            logger.info("stream %r: its filter no longer lets its token through; going on by cluster time", self.scope)
+            self._floor, self._at = at, Position(None, at.cluster_time, at.fingerprint, at.cluster)
+            return True
+        if not is_history_lost(error) or self._on_history_lost == "stop" or self._earliest_attempts == EARLIEST_ATTEMPTS:
+            return False
+        self._earliest_attempts += 1
+        self._lost = self._lost or at
+        earliest = self._on_history_lost == "earliest"
+        self._at = Position(None, self._calls.run(self._find_oldest, self._stop)) if earliest else None
+        return True
+
+    def _tell_of_gap(self, lost: Position, found: Position) -> None:
+        logger.error("stream %r: the server no longer has the changes from %s to %s", self.scope, lost.cluster_time, found.cluster_time)
+        self._hooks.gap(self.scope, lost.cluster_time, found.cluster_time)
+        self._lost = None
+
+    def _reconnecting(self, error: StreamError, attempt: int, delay: float) -> None:
+        if attempt == 1:
+            logger.warning("stream %r: reconnecting after: %s", self.scope, error)
+        self.state = "reconnecting"
+        self.reconnects += 1
+        self._hooks.reconnecting(self.scope, error, attempt, delay)
+
+    def _connected(self) -> None:
+        if self.state == "reconnecting" and self.reconnects:
+            logger.info("stream %r: connected again", self.scope)
+        self.state = "active"
+        self._earliest_attempts = 0
+
+
+def _fingerprint(cursor: Cursor, config: ChangeStreamConfig) -> str:
+    asked = [cursor.pipeline(None), cursor.level, config.collation]
+    return hashlib.sha256(json_util.dumps(asked, default=repr).encode()).hexdigest()[:16]
