@@ -84,7 +84,8 @@ class Position:
         :param cluster: identity of the cluster that it came from.
         :raises ValueError: when it is no resume token.
         """
-        return cls(dict(token) if isinstance(token, Mapping) else token, time_of(token), fingerprint, cluster)
+        time = time_of(token)
+        return cls(dict(token), time, fingerprint, cluster)
 
     def covers(self, token: Mapping[str, Any]) -> bool:
         """Tell whether the event with this resume token is at or before this position; False when that cannot be known.
