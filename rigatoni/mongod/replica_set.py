@@ -75,6 +75,7 @@ class ReplicaSet:
 
         :raises ConfigurationError: they run already, no ``mongod`` can be had (:func:`find_mongod`), or one does not
             start; the message then has the telling lines of its log.
+        :raises TimeoutError: the servers are not ready within a minute or so.
         """
         if self._guardian is not None:
             raise ConfigurationError("this replica set runs already: close() it first, or make another one")
@@ -187,15 +188,18 @@ class ReplicaSet:
         return member
 
     def _launch(self) -> None:
+        # Between the choice of a port and its use somebody else may take it.
         for _ in range(5):
             self._ports = _free_ports(len(self._members))
             for member in self._members:
                 self._run(member)
-            if all([self._is_listening(member) for member in self._members]):
+            taken = [member for member in self._members if not self._is_listening(member)]
+            if not taken:
                 return
+            failure = self._failure(taken[0])
             for member in self._members:
                 self.kill(member)
-        raise ConfigurationError("five times the chosen ports were taken by others in the meantime: try again")
+        raise failure
 
     def _run(self, member: int) -> None:
         data = Path(self._running().folder, str(member))
@@ -268,7 +272,7 @@ class ReplicaSet:
 
 
 def _free_ports(count: int) -> list[int]:
-    # Below the ports that systems give to outgoing connections: such a one could take the port of a member that is down.
+    # Below the ports that systems give to outgoing connections: one of those could take that of a member that is down.
     ports: list[int] = []
     for port in random.SystemRandom().sample(range(20000, 32000), 1000):
         with socket.socket() as probe, suppress(OSError):
