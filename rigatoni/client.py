@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from bson import Timestamp
 from pymongo import MongoClient
-from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 from pymongo.errors import ConfigurationError as PyMongoConfigurationError
+from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 
@@ -38,8 +38,9 @@ OWN_OPTIONS: dict[str, Any] = {
 class StickyServer:
     """Choose the server of last time as long as it is eligible.
 
-    Plain getMore commands are not pinned: with several eligible servers (a read preference other than primary, several mongos) each could go to a
-    server that does not have the cursor. https://pymongo.readthedocs.io/en/stable/api/pymongo/mongo_client.html (server_selector)
+    Plain getMore commands are not pinned: with several eligible servers (a read preference other than primary, several
+    mongos) each could go to a server that does not have the cursor.
+    https://pymongo.readthedocs.io/en/stable/api/pymongo/mongo_client.html (server_selector)
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,9 @@ def connect(uri: URI, name: str) -> Client:
     """
     said = {key.lower(): value for key, value in parse_qsl(urlsplit(uri.reveal()).query)}
     if said.get("loadbalanced") == "true":
-        raise ConfigurationError("loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor")
+        raise ConfigurationError(
+            "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
+        )
     options = {key: value for key, value in OWN_OPTIONS.items() if key.lower() not in said}
     if "appname" not in said:
         options["appName"] = f"rigatoni {name}"
@@ -70,7 +73,9 @@ def connect(uri: URI, name: str) -> Client:
     except (InvalidURI, PyMongoConfigurationError, ValueError, TypeError) as error:
         # From None, because pymongo's own text can hold the tail of a password that was not escaped.
         kind = type(error).__name__
-    raise ConfigurationError(f"pymongo refuses the URI for {uri} ({kind}): escape user name and password with urllib.parse.quote_plus")
+    raise ConfigurationError(
+        f"pymongo refuses the URI for {uri} ({kind}): escape user name and password with urllib.parse.quote_plus"
+    )
 
 
 def warn_of(client: Client, made_by: int) -> None:
@@ -82,13 +87,20 @@ def warn_of(client: Client, made_by: int) -> None:
     if options.pool_options.max_pool_size is not None:
         weak.append(f"maxPoolSize={options.pool_options.max_pool_size} (each stream holds a connection while it waits)")
     if options.server_selection_timeout > 5:
-        weak.append(f"serverSelectionTimeoutMS={options.server_selection_timeout * 1000:.0f} (a planned restart costs as long)")
+        weak.append(
+            f"serverSelectionTimeoutMS={options.server_selection_timeout * 1000:.0f} (a planned restart costs as long)"
+        )
     if client.read_preference != ReadPreference.PRIMARY:
-        weak.append(f"read preference {client.read_preference.name} (with several eligible servers a getMore may reach the wrong one)")
+        weak.append(
+            f"read preference {client.read_preference.name} (with several eligible servers a getMore may reach the wrong one)"
+        )
     if made_by != os.getpid():
         weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
     if weak:
-        logger.warning("the client that was passed in is used as it is, but: %s. A URI gets a client made for watching", "; ".join(weak))
+        logger.warning(
+            "the client that was passed in is used as it is, but: %s. A URI gets a client made for watching",
+            "; ".join(weak),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,10 @@ class Cluster:
     def ask(cls, client: Client) -> Cluster:
         """Ask the server."""
         hello = client.admin.command("hello")
-        now = max(filter(None, (hello.get("operationTime"), hello.get("$clusterTime", {}).get("clusterTime"))), default=Timestamp(0, 1))
+        now = max(
+            filter(None, (hello.get("operationTime"), hello.get("$clusterTime", {}).get("clusterTime"))),
+            default=Timestamp(0, 1),
+        )
         set_name = hello.get("setName", "")
         try:
             config = client.admin.command("replSetGetConfig") if set_name else {}
@@ -153,11 +168,15 @@ def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:
         return start_at
     if isinstance(start_at, timedelta):
         if start_at < timedelta(0):
-            raise ConfigurationError(f"start_at={start_at!r} is in the future: a timedelta counts back from now, so make it positive")
+            raise ConfigurationError(
+                f"start_at={start_at!r} is in the future: a timedelta counts back from now, so make it positive"
+            )
         return Timestamp(max(now.time - int(start_at.total_seconds()), 0), 1)
     if isinstance(start_at, datetime):
         if start_at.tzinfo is None:
-            raise ConfigurationError("start_at is a naive datetime: give it a time zone, such as datetime.now(timezone.utc)")
+            raise ConfigurationError(
+                "start_at is a naive datetime: give it a time zone, such as datetime.now(timezone.utc)"
+            )
         return Timestamp(int(start_at.timestamp()), 1)
     raise ConfigurationError(
         f"start_at cannot be {start_at!r:.60}: None, 'earliest', a Timestamp, an aware datetime, a timedelta back from now, or a resume token"

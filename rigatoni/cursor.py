@@ -1,7 +1,7 @@
 """One cursor on the server, by plain commands through public API: aggregate, getMore, killCursors.
 
-pymongo's own change stream and the server take turns, and it is pinned to a server that may be gone; these commands come back undecoded, and go to
-whichever server is there. https://www.mongodb.com/docs/manual/reference/command/getMore/
+pymongo's own change stream and the server take turns, and it is pinned to a server that may be gone; these commands
+come back undecoded, and go to whichever server is there. https://www.mongodb.com/docs/manual/reference/command/getMore/
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from .selection import Selection
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection; the ping may take as long.
+#: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection; the ping
+#: may take as long.
 PATIENCE = 5.0
 
 
 class Cursor:
     """A change stream cursor.
 
-    No getMore has a time limit of its own: the server is silent as long as it scans oplog entries that do not concern the stream, and a limit would start
-    that scan anew, for ever. While it is silent a ping tells a busy server from a dead one.
+    No getMore has a time limit of its own: the server is silent as long as it scans oplog entries that do not concern
+    the stream, and a limit would start that scan anew, for ever. While it is silent a ping tells a busy server from a
+    dead one.
 
     :param calls: how blocking calls are made.
     :param stop: gives up the call that is waited for.
@@ -83,7 +85,11 @@ class Cursor:
             stage["allChangesForCluster"] = True
         if position is not None:
             # Never resumeAfter, which refuses the token of an invalidate event.
-            started = ("startAtOperationTime", position.cluster_time) if position.token is None else ("startAfter", position.token)
+            started = (
+                ("startAtOperationTime", position.cluster_time)
+                if position.token is None
+                else ("startAfter", position.token)
+            )
             stage[started[0]] = started[1]
         match = [{"$match": self._selection.match}] if self._selection.match is not None else []
         return [{"$changeStream": stage}, *match, *config.pipeline]
@@ -128,7 +134,10 @@ class Cursor:
             command["comment"] = self._config.comment
         session, self._session = self._session, None
         document: RawBSONDocument = self._wait(
-            lambda: self._database.command(command, codec_options=RAW, session=session, read_preference=self._read_preference), quiet
+            lambda: self._database.command(
+                command, codec_options=RAW, session=session, read_preference=self._read_preference
+            ),
+            quiet,
         )
         # Only now, because the session of a call that was given up is never used again.
         self._session = session
@@ -147,7 +156,9 @@ class Cursor:
         return call.result()
 
     def _ping(self) -> None:
-        call = self._calls.start(lambda: self._database.client.admin.command("ping", read_preference=self._read_preference))
+        call = self._calls.start(
+            lambda: self._database.client.admin.command("ping", read_preference=self._read_preference)
+        )
         if not wait_for_any((call.done, self._stop), PATIENCE):
             raise StreamConnectionError(f"the server was silent and did not answer a ping within {PATIENCE:.0f} s")
         if call.done.is_set():

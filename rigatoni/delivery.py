@@ -120,7 +120,11 @@ class Delivery:
         return None
 
     def _event(self, handler: Handler, ticket: Ticket) -> ChangeEvent:
-        return AckableEvent(ticket.raw, partial(self._acknowledge, ticket, handler)) if handler.manual else ChangeEvent(ticket.raw)
+        return (
+            AckableEvent(ticket.raw, partial(self._acknowledge, ticket, handler))
+            if handler.manual
+            else ChangeEvent(ticket.raw)
+        )
 
     def _acknowledge(self, ticket: Ticket, handler: Handler) -> None:
         ticket.settle(handler)
@@ -143,8 +147,12 @@ class Delivery:
         event = ChangeEvent(ticket.raw)
         policy = handler.on_error or self._on_error
         if policy == "stop":
-            raise HandlerError(f"{handler.name} failed {attempts} times with {type(error).__name__} for {event!r}", event=event) from error
-        logger.error("%s failed %d times for %r: %s", handler.name, attempts, event, policy.replace("_", " "), exc_info=error)
+            raise HandlerError(
+                f"{handler.name} failed {attempts} times with {type(error).__name__} for {event!r}", event=event
+            ) from error
+        logger.error(
+            "%s failed %d times for %r: %s", handler.name, attempts, event, policy.replace("_", " "), exc_info=error
+        )
         if policy == "dead_letter":
             self._bury(_letter(handler, ticket.raw, error, attempts))
             self.counts.dead_lettered += 1
@@ -174,3 +182,9 @@ def _is_retried(policy: RetryPolicy, error: BaseException) -> bool:
 def _letter(handler: Handler, raw: Mapping[str, Any], error: BaseException, attempts: int) -> DeadLetter:
     text = "".join(traceback.format_exception(error))
     return DeadLetter(None, handler.name, raw, f"{type(error).__name__}: {error}", text, attempts, time.time())
+
+
+def dispatched(handler: Handler, raw: Mapping[str, Any]) -> None:
+    """Call a handler once, without a stream; an ``ack()`` has nothing to acknowledge."""
+    event = AckableEvent(raw, lambda: None) if handler.manual else ChangeEvent(raw)
+    handler.function([event] if handler.batch is not None else event)

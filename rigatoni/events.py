@@ -1,7 +1,7 @@
 """One change as a handler sees it.
 
-An event is a thin, read-only view over the dictionary that pymongo decoded: attributes are looked up when they are asked
-for, so that an event that nobody looks into costs nearly nothing. Fields of the server's change event:
+An event is a thin, read-only view over the dictionary that pymongo decoded: attributes are looked up when they are
+asked for, so that an event that nobody looks into costs nearly nothing. Fields of the server's change event:
 https://www.mongodb.com/docs/manual/reference/change-events/
 """
 
@@ -25,7 +25,8 @@ class UpdateDescription:
     :param updated_fields: dotted path → new value.
     :param removed_fields: dotted paths that are gone.
     :param truncated_arrays: ``{"field": path, "newSize": length}`` for each array that became shorter.
-    :param disambiguated_paths: dotted path → its parts, where a field name itself holds a dot or is a number (server 6.1 and later).
+    :param disambiguated_paths: dotted path → its parts, where a field name itself holds a dot or is a number (server
+        6.1 and later).
 
     https://www.mongodb.com/docs/manual/reference/change-events/update/
     """
@@ -50,8 +51,8 @@ class UpdateDescription:
 class ChangeEvent(Mapping[str, Any]):
     """Show one change of the database.
 
-    Also a read-only mapping over :attr:`raw`, so that ``event["fullDocument"]`` works as it does in pymongo. Events compare
-    and hash by identity. Attributes that the server did not send are None.
+    Also a read-only mapping over :attr:`raw`, so that ``event["fullDocument"]`` works as it does in pymongo. Events
+    compare and hash by identity. Attributes that the server did not send are None.
 
     :param raw: the change event as pymongo decodes it with the client's codec options.
     """
@@ -100,8 +101,8 @@ class ChangeEvent(Mapping[str, Any]):
     def full_document(self) -> Mapping[str, Any] | None:
         """Give the document after the change (post-image).
 
-        For updates only with ``full_document=`` in the configuration; with "updateLookup" it may be newer than the event, and None when the
-        document is gone by now.
+        For updates only with ``full_document=`` in the configuration; with "updateLookup" it may be newer than the
+        event, and None when the document is gone by now.
         """
         return self.raw.get("fullDocument")
 
@@ -182,8 +183,8 @@ class AckableEvent(ChangeEvent):
     def ack(self) -> None:
         """Acknowledge this event: it need not be delivered again.
 
-        From any greenlet or thread, once or twice, in any order. Never raises; does nothing after a stop. The saved position passes the event
-        only once every event before it is acknowledged too.
+        From any greenlet or thread, once or twice, in any order. Never raises; does nothing after a stop. The saved
+        position passes the event only once every event before it is acknowledged too.
         """
         self._acknowledge()
 
@@ -193,7 +194,8 @@ class DeadLetter:
     """Keep an event that its handler could not handle.
 
     :param id: given by the store that keeps it; None until then.
-    :param handler: the handler's name, ``module:qualname``; :meth:`rigatoni.Watcher.dispatch` takes it to replay the letter.
+    :param handler: the handler's name, ``module:qualname``; :meth:`rigatoni.Watcher.dispatch` takes it to replay the
+        letter.
     :param event: the raw change event.
     :param error: the last error, its class and text.
     :param traceback: the traceback of the last error.

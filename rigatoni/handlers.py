@@ -56,23 +56,28 @@ class Handlers:
     def on(self, *operations: str, **options: Any) -> Callable[[Any], Any]:
         """Register a function for changes; returns the function unchanged.
 
-        An event counts as done when every handler for it has returned (``ack="auto"``) or called ``event.ack()`` (``ack="manual"``), or when
-        it was dead-lettered or skipped by policy. Only a normal return acknowledges. Handlers of one event are called in the order of
-        registration, each retried by itself. Stacked decorators are fine.
+        An event counts as done when every handler for it has returned (``ack="auto"``) or called ``event.ack()``
+        (``ack="manual"``), or when it was dead-lettered or skipped by policy. Only a normal return acknowledges.
+        Handlers of one event are called in the order of registration, each retried by itself. Stacked decorators are
+        fine.
 
-        :param operations: "insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate", and with
-            ``show_expanded_events`` "create", "createIndexes", …; none means all.
-        :param collection: a name, a list of names, or globs (only ``*`` and ``?`` are wildcards); None means every collection. With a
-            collection, events that have none (dropDatabase, invalidate) do not come; rename matches by its source.
+        :param operations: "insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate", and
+            with ``show_expanded_events`` "create", "createIndexes", …; none means all.
+        :param collection: a name, a list of names, or globs (only ``*`` and ``?`` are wildcards); None means every
+            collection. With a collection, events that have none (dropDatabase, invalidate) do not come; rename matches
+            by its source.
         :param database: for a watcher of the whole deployment: only this database.
         :param fields: dotted paths: an update must change one of them, a parent or a child; checked in the client.
-        :param ack: "auto" (default), or "manual": the handler gets :class:`AckableEvent` and says itself when it is done.
+        :param ack: "auto" (default), or "manual": the handler gets :class:`AckableEvent` and says itself when it is
+            done.
         :param concurrency: lanes of each collection; events of one document stay in order. Default: the watcher's.
         :param retry: a :class:`RetryPolicy`; default: the watcher's.
         :param on_error: when retries are spent: "dead_letter", "stop" or "skip"; default: the watcher's.
-        :param timeout: seconds after which one attempt has failed; only where the handler yields to other greenlets. Default: none.
-        :raises ConfigurationError: there and then, for an unknown operation or option, a function registered twice for the same thing, an
-            ``async def`` or generator function, another database than the watcher's, or a registration after ``start()``.
+        :param timeout: seconds after which one attempt has failed; only where the handler yields to other greenlets.
+            Default: none.
+        :raises ConfigurationError: there and then, for an unknown operation or option, a function registered twice for
+            the same thing, an ``async def`` or generator function, another database than the watcher's, or a
+            registration after ``start()``.
         """
         return self._decorator(operations, options, None)
 
@@ -108,10 +113,13 @@ class Handlers:
         timeout: float | None = ...,
     ) -> Callable[[N], N]: ...
 
-    def on_batch(self, *operations: str, max_size: int = 500, max_wait: float = 0.1, **options: Any) -> Callable[[Any], Any]:
+    def on_batch(
+        self, *operations: str, max_size: int = 500, max_wait: float = 0.1, **options: Any
+    ) -> Callable[[Any], Any]:
         """Register a function that gets lists of events of one lane, acknowledged together.
 
-        After its retries a batch is handed over again one event at a time, so that only what fails alone is dead-lettered.
+        After its retries a batch is handed over again one event at a time, so that only what fails alone is
+        dead-lettered.
 
         :param max_size: events a list holds at most; default 500.
         :param max_wait: seconds an event waits for others; default 0.1.
@@ -124,7 +132,9 @@ class Handlers:
             raise ConfigurationError(f"max_wait must be a number of seconds from 0, not {max_wait!r}")
         return self._decorator(operations, options, BatchSize(max_size, max_wait))
 
-    def _decorator(self, operations: Sequence[Any], options: dict[str, Any], batch: BatchSize | None) -> Callable[[Any], Any]:
+    def _decorator(
+        self, operations: Sequence[Any], options: dict[str, Any], batch: BatchSize | None
+    ) -> Callable[[Any], Any]:
         on = "on" if batch is None else "on_batch"
         if operations and callable(operations[0]):
             raise ConfigurationError(f"@watcher.{on} needs its brackets: write @watcher.{on}()")
@@ -141,9 +151,13 @@ class Handlers:
             raise ConfigurationError(f"{handler.name} is registered after start(): register every handler before it")
         for known in self._handlers:
             if known.function == handler.function and known.overlaps(handler):
-                raise ConfigurationError(f"{handler.name} is registered twice for the same events: it would be called twice for each")
+                raise ConfigurationError(
+                    f"{handler.name} is registered twice for the same events: it would be called twice for each"
+                )
             if known.name == handler.name and known.function != handler.function:
-                raise ConfigurationError(f"two handlers are named {handler.name}: dead letters go by this name, give each function its own")
+                raise ConfigurationError(
+                    f"two handlers are named {handler.name}: dead letters go by this name, give each function its own"
+                )
         self._handlers.append(handler)
 
     def _lookup(self, database: str | None, collection: str | None, operation: str) -> tuple[Handler, ...]:
@@ -153,4 +167,6 @@ class Handlers:
         for handler in self._handlers:
             if handler.name == name:
                 return handler
-        raise ConfigurationError(f"there is no handler {name!r}: there are {', '.join(handler.name for handler in self._handlers) or 'none'}")
+        raise ConfigurationError(
+            f"there is no handler {name!r}: there are {', '.join(handler.name for handler in self._handlers) or 'none'}"
+        )

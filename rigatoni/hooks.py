@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 class Hooks:
     """Observe a watcher: override what you need.
 
-    Every method is called in the watcher's hub and should return quickly. One that raises is logged and harms nothing. Those called per event
-    (:meth:`handled`) cost nothing unless they are overridden. `stream` is the scope of a stream: ``""`` for the deployment, ``"shop"`` for a
-    database, ``"shop.orders"`` for a collection.
+    Every method is called in the watcher's hub and should return quickly. One that raises is logged and harms nothing.
+    Those called per event (:meth:`handled`) cost nothing unless they are overridden. `stream` is the scope of a stream:
+    ``""`` for the deployment, ``"shop"`` for a database, ``"shop.orders"`` for a collection.
     """
 
     def opened(self, stream: str) -> None:
@@ -56,7 +56,17 @@ class HookChain(Hooks):
 
     def __init__(self, hooks: Sequence[Hooks]) -> None:
         self._hooks = tuple(hooks)
-        for name in ("opened", "received", "handled", "failed", "dead_lettered", "saved", "reconnecting", "gap", "closed"):
+        for name in (
+            "opened",
+            "received",
+            "handled",
+            "failed",
+            "dead_lettered",
+            "saved",
+            "reconnecting",
+            "gap",
+            "closed",
+        ):
             setattr(self, name, self._chain(name))
 
     def overrides(self, name: str) -> bool:
@@ -71,7 +81,9 @@ class HookChain(Hooks):
         return merged
 
     def _chain(self, name: str) -> Callable[..., None]:
-        listeners = [getattr(hook, name) for hook in self._hooks if getattr(type(hook), name) is not getattr(Hooks, name)]
+        listeners = [
+            getattr(hook, name) for hook in self._hooks if getattr(type(hook), name) is not getattr(Hooks, name)
+        ]
 
         def call(*arguments: object) -> None:
             for listener in listeners:

@@ -1,9 +1,10 @@
 """The only file that knows whether the process is patched by gevent.
 
-Patched, a watcher is a few greenlets of the hub that started it, and a MongoDB call is a greenlet of its own. Unpatched, the watcher lives in one
-native thread with a hub of its own, because the main hub stands still while the program sits in ``time.sleep`` or ``serve_forever``; a MongoDB call
-is then a thread of a pool of the watcher's own. Both ways a call can be *given up*: it ends by itself and its result is thrown away. It is
-never killed, because a greenlet killed inside pymongo can leave a lock held.
+Patched, a watcher is a few greenlets of the hub that started it, and a MongoDB call is a greenlet of its own.
+Unpatched, the watcher lives in one native thread with a hub of its own, because the main hub stands still while the
+program sits in ``time.sleep`` or ``serve_forever``; a MongoDB call is then a thread of a pool of the watcher's own.
+Both ways a call can be *given up*: it ends by itself and its result is thrown away. It is never killed, because a
+greenlet killed inside pymongo can leave a lock held.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
-
 
 T = TypeVar("T")
 
@@ -131,7 +131,8 @@ class Call(Generic[T]):
 class Calls:
     """Blocking MongoDB calls that can be given up.
 
-    :param streams: how many streams share these calls; unpatched, each gets two threads, and four more serve the rest (pings, killCursors).
+    :param streams: how many streams share these calls; unpatched, each gets two threads, and four more serve the rest
+        (pings, killCursors).
     """
 
     def __init__(self, streams: int = 1) -> None:

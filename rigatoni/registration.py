@@ -20,13 +20,23 @@ Function = Callable[..., object]
 
 #: Operations on one document; all others are barriers.
 DOCUMENT_OPERATIONS = frozenset({"insert", "update", "replace", "delete"})
-#: Operations that end cursors somewhere; they pass every filter that handlers imply, else a cursor would die without a word.
+#: Operations that end cursors somewhere; they pass every filter that handlers imply, else a cursor would die without a
+#: word.
 ENDING_OPERATIONS = ("drop", "rename", "dropDatabase", "invalidate")
 #: Operations that the server sends only with ``show_expanded_events``.
 EXPANDED_OPERATIONS = frozenset(
-    {"create", "createIndexes", "dropIndexes", "modify", "shardCollection", "reshardCollection", "refineCollectionShardKey"}
+    {
+        "create",
+        "createIndexes",
+        "dropIndexes",
+        "modify",
+        "shardCollection",
+        "reshardCollection",
+        "refineCollectionShardKey",
+    }
 )
 OPERATIONS = DOCUMENT_OPERATIONS | frozenset(ENDING_OPERATIONS) | EXPANDED_OPERATIONS
+
 
 @dataclass(frozen=True, slots=True)
 class BatchSize:
@@ -57,7 +67,9 @@ class Handler:
         """Tell whether any events of this collection are for this handler."""
         if self.database is not None and self.database != database:
             return False
-        return self.collections is None or (collection is not None and any(is_like(collection, glob) for glob in self.collections))
+        return self.collections is None or (
+            collection is not None and any(is_like(collection, glob) for glob in self.collections)
+        )
 
     def matches(self, database: str | None, collection: str | None, operation: str) -> bool:
         """Tell whether events of this kind are for this handler."""
@@ -108,24 +120,38 @@ def checked_function(function: Any, on: str) -> Function:
         raise ConfigurationError(f"@watcher.{on}() decorates functions, not {type(function).__name__}")
     for candidate in (inspect.unwrap(function), getattr(function, "func", None), getattr(function, "__call__", None)):
         if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
-            raise ConfigurationError(f"{name_of(function)} is async: it would never run; write a plain def (greenlets wait without await)")
+            raise ConfigurationError(
+                f"{name_of(function)} is async: it would never run; write a plain def (greenlets wait without await)"
+            )
         if inspect.isgeneratorfunction(candidate):
-            raise ConfigurationError(f"{name_of(function)} is a generator function: it would never run; write a plain def without yield")
+            raise ConfigurationError(
+                f"{name_of(function)} is a generator function: it would never run; write a plain def without yield"
+            )
     return function  # type: ignore[no-any-return]
 
 
-def checked(operations: Sequence[Any], options: Mapping[str, Any], batch: BatchSize | None, own_database: str | None) -> Handler:
+def checked(
+    operations: Sequence[Any], options: Mapping[str, Any], batch: BatchSize | None, own_database: str | None
+) -> Handler:
     known = {"collection", "database", "fields", "ack", "concurrency", "retry", "on_error", "timeout"}
     for option in options.keys() - known:
         raise ConfigurationError(f"unknown option {option!r}: there are {', '.join(sorted(known))}")
     for operation in operations:
         if operation not in OPERATIONS:
-            raise ConfigurationError(f"unknown operation {operation!r}{_hint(operation)}; there are {', '.join(sorted(OPERATIONS))}")
-    database, fields, concurrency = options.get("database"), _names("fields", options.get("fields")), options.get("concurrency")
+            raise ConfigurationError(
+                f"unknown operation {operation!r}{_hint(operation)}; there are {', '.join(sorted(OPERATIONS))}"
+            )
+    database, fields, concurrency = (
+        options.get("database"),
+        _names("fields", options.get("fields")),
+        options.get("concurrency"),
+    )
     if fields and operations and "update" not in operations:
         raise ConfigurationError("fields= is about updates: add 'update' to the operations")
     if database is not None and own_database is not None and database != own_database:
-        raise ConfigurationError(f"database={database!r}: this watcher watches {own_database!r}; use a Watcher without a database for several")
+        raise ConfigurationError(
+            f"database={database!r}: this watcher watches {own_database!r}; use a Watcher without a database for several"
+        )
     if concurrency is not None and not is_count(concurrency):
         raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
     _check_choices(options)
@@ -152,7 +178,9 @@ def _check_choices(options: Mapping[str, Any]) -> None:
         raise ConfigurationError(f"ack must be 'auto' or 'manual', not {ack!r}")
     check_on_error(on_error, none=True)
     if retry is not None and not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}: write RetryPolicy(max_attempts=…)")
+        raise ConfigurationError(
+            f"retry must be a RetryPolicy, not {type(retry).__name__}: write RetryPolicy(max_attempts=…)"
+        )
     if timeout is not None and not is_seconds(timeout, least=1e-9):
         raise ConfigurationError(f"timeout must be a number of seconds above 0, not {timeout!r}")
 
@@ -177,7 +205,11 @@ def _names(option: str, value: object) -> tuple[str, ...]:
 
 
 def _hint(operation: object) -> str:
-    near = [known for known in sorted(OPERATIONS) if isinstance(operation, str) and operation.lower()[:6] == known.lower()[:6]]
+    near = [
+        known
+        for known in sorted(OPERATIONS)
+        if isinstance(operation, str) and operation.lower()[:6] == known.lower()[:6]
+    ]
     return f": did you mean {near[0]!r}?" if near else ""
 
 

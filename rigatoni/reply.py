@@ -28,7 +28,8 @@ SLICE = 128 * 1024
 
 _int32 = struct.Struct("<i").unpack_from
 _int64 = struct.Struct("<q").unpack_from
-#: Sizes of BSON values: fixed ones by type; a string's length leaves out its own four bytes, a document's and an array's does not.
+#: Sizes of BSON values: fixed ones by type; a string's length leaves out its own four bytes, a document's and an
+#: array's does not.
 _FIXED = {0x01: 8, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8}
 _STRING = 0x02
 
@@ -80,7 +81,9 @@ class Reply:
                 yield self._slice(events, self.end if index == len(raw) else None, size)
                 begin, size = index, 0
 
-    def _slice(self, events: list[Event], end: Mapping[str, Any] | None, size: int) -> tuple[list[Event], Mapping[str, Any] | None, int]:
+    def _slice(
+        self, events: list[Event], end: Mapping[str, Any] | None, size: int
+    ) -> tuple[list[Event], Mapping[str, Any] | None, int]:
         if end is None:
             end = events[-1]["_id"]
         if self.floor is not None:
@@ -95,7 +98,9 @@ class Reply:
 
     def _decode_tolerantly(self, data: bytes) -> Any:
         # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream.
-        tolerant = self._codec.with_options(unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+        tolerant = self._codec.with_options(
+            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
+        )
         try:
             return bson.decode(data, tolerant)
         except (InvalidBSON, OverflowError, ValueError) as error:

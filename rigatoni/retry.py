@@ -23,8 +23,9 @@ def reconnecting(
 ) -> Callable[[], T]:
     """Wrap one pull so that retryable errors are waited out and tried again.
 
-    One pull is "open if closed, then one getMore": what it returns is the proof that the stream works, so the delays start anew with each call. The wait is
-    ``config.backoff(attempt)`` on the stop flag: cooperative, interruptible, one formula.
+    One pull is "open if closed, then one getMore": what it returns is the proof that the stream works, so the delays
+    start anew with each call. The wait is ``config.backoff(attempt)`` on the stop flag: cooperative, interruptible, one
+    formula.
 
     :param on_attempt: called before each wait with the error, the number of the attempt that follows it, and the delay.
     :raises MaxReconnectAttemptsExceededError: from the last error, when the attempts are spent.
@@ -47,7 +48,8 @@ def reconnecting(
         return unknown > UNKNOWN_ATTEMPTS or not (isinstance(error, StreamError) and error.is_retryable)
 
     limit = config.max_reconnect_attempts
-    # interval and jitter are off, because the wait is our own; the logger too, because backoff multiplies the lines of a decorator used again.
+    # interval and jitter are off, because the wait is our own; the logger too, because backoff multiplies the lines of
+    # a decorator used again.
     attempts = backoff.on_exception(
         backoff.constant,
         StreamError,

@@ -1,7 +1,8 @@
 """What a stream asks the server for: the level of its cursor and the ``$match`` that the handlers imply. Pure.
 
-Only what has a handler crosses the wire, where that pays: a filter on operations costs the server nearly nothing, one on a handful of names little, one
-on hundreds more than sending everything. The filter stands before the user's pipeline, so that it sees unmodified events and reaches the oplog scan.
+Only what has a handler crosses the wire, where that pays: a filter on operations costs the server nearly nothing, one
+on a handful of names little, one on hundreds more than sending everything. The filter stands before the user's
+pipeline, so that it sees unmodified events and reaches the oplog scan.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Selection:
     match: Mapping[str, Any] | None = None
 
 
-def select(handlers: Sequence[Handler], scope: Namespace, apart: Collection[Namespace] = (), narrow: bool = True) -> Selection | None:
+def select(
+    handlers: Sequence[Handler], scope: Namespace, apart: Collection[Namespace] = (), narrow: bool = True
+) -> Selection | None:
     """Choose the cursor for a scope; None when no handler wants anything of it.
 
     :param apart: collections that have a stream of their own.
@@ -89,7 +92,9 @@ def _by_name(wanted: Sequence[_Want], scope: Namespace) -> Mapping[str, Any]:
         for database, collection in want.namespaces:
             names.setdefault((database, want.operations), set()).add(str(collection))
     clauses: list[dict[str, Any]] = []
-    for (database, operations), collections in sorted(names.items(), key=lambda item: (item[0][0] or "", sorted(item[0][1]))):
+    for (database, operations), collections in sorted(
+        names.items(), key=lambda item: (item[0][0] or "", sorted(item[0][1]))
+    ):
         clause: dict[str, Any] = {"ns.coll": _one_of(collections)}
         if scope[0] is None:
             clause["ns.db"] = database

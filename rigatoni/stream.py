@@ -26,7 +26,8 @@ from .retry import reconnecting
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: A reply is asked for in as many events as probably fit into this: decoding it holds the hub for some five milliseconds.
+#: A reply is asked for in as many events as probably fit into this: decoding it holds the hub for some five
+#: milliseconds.
 REPLY_SIZE = 256 * 1024
 #: Closing waits so long for the server to free the cursor.
 CLOSING = 0.1
@@ -37,8 +38,8 @@ EARLIEST_ATTEMPTS = 5
 class Stream:
     """Read a change stream.
 
-    After a retryable error it goes on after the last reply that was read; nothing is repeated, nothing left out. A token that its own filter no
-    longer lets through (280) is rescued by its cluster time, leaving out what was read.
+    After a retryable error it goes on after the last reply that was read; nothing is repeated, nothing left out. A
+    token that its own filter no longer lets through (280) is rescued by its cluster time, leaving out what was read.
 
     :param scope: the name of the stream in logs, hooks and the store.
     :param cluster: the identity of the cluster, for positions.
@@ -139,7 +140,11 @@ class Stream:
     def _open(self) -> Position:
         reply = self._cursor.open(self._at)
         # A server without postBatchResumeToken still says what time it is.
-        self._at = self.position(reply.end) if reply.end else Position(None, reply.operation_time or Timestamp(0, 1), self.fingerprint, self._cluster)
+        self._at = (
+            self.position(reply.end)
+            if reply.end
+            else Position(None, reply.operation_time or Timestamp(0, 1), self.fingerprint, self._cluster)
+        )
         if self._lost is not None:
             self._tell_of_gap(self._lost, self._at)
         self._hooks.opened(self.scope)
@@ -169,7 +174,11 @@ class Stream:
             logger.info("stream %r: its filter no longer lets its token through; going on by cluster time", self.scope)
             self._floor, self._at = at, Position(None, at.cluster_time, at.fingerprint, at.cluster)
             return True
-        if not is_history_lost(error) or self._on_history_lost == "stop" or self._earliest_attempts == EARLIEST_ATTEMPTS:
+        if (
+            not is_history_lost(error)
+            or self._on_history_lost == "stop"
+            or self._earliest_attempts == EARLIEST_ATTEMPTS
+        ):
             return False
         self._earliest_attempts += 1
         self._lost = self._lost or at
@@ -178,7 +187,12 @@ class Stream:
         return True
 
     def _tell_of_gap(self, lost: Position, found: Position) -> None:
-        logger.error("stream %r: the server no longer has the changes from %s to %s", self.scope, lost.cluster_time, found.cluster_time)
+        logger.error(
+            "stream %r: the server no longer has the changes from %s to %s",
+            self.scope,
+            lost.cluster_time,
+            found.cluster_time,
+        )
         self._hooks.gap(self.scope, lost.cluster_time, found.cluster_time)
         self._lost = None
 

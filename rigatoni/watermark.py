@@ -1,7 +1,7 @@
 """Batches in order, acknowledgements in any order: the position up to which everything is finished. Pure.
 
-The bookkeeping is per batch: a ``bytearray`` with one flag an event. Setting a flag is one assignment, atomic in CPython, so that it may come from any
-greenlet or native thread; looking for the finished prefix is one ``find``.
+The bookkeeping is per batch: a ``bytearray`` with one flag an event. Setting a flag is one assignment, atomic in
+CPython, so that it may come from any greenlet or native thread; looking for the finished prefix is one ``find``.
 """
 
 from __future__ import annotations
@@ -43,16 +43,23 @@ class Watermark:
         self.size = 0
 
     def track(self, batch: Batch) -> None:
-        """Take a batch in, behind all earlier ones. One without events just carries its token."""
+        """Take a batch in, behind all earlier ones."""
         self._batches.append(batch)
         self.in_flight += len(batch.done)
         self.size += batch.size
 
+    def extend(self, token: Token) -> None:
+        """Take in that the stream has gone on to this token without an event (postBatchResumeToken of an empty reply)."""
+        if self._batches:
+            self._batches[-1].end = token
+        else:
+            self._token = token
+
     def advance(self) -> Token | None:
         """Return the resume token of the finished prefix, None before anything has been finished.
 
-        Every event up to it is done, and no later call returns an earlier one. :attr:`in_flight` (events) and :attr:`size` (bytes of the
-        batches that hold them) are brought up to date.
+        Every event up to it is done, and no later call returns an earlier one. :attr:`in_flight` (events) and
+        :attr:`size` (bytes of the batches that hold them) are brought up to date.
         """
         while self._batches:
             batch = self._batches[0]

@@ -1,0 +1,267 @@
+"""One lane: a queue and, only while there is something in it, a greenlet.
+
+Within a lane everything is sequential. Lanes are the greenlets that must be joined: they hold a half-done event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from .delivery import Delivery, Ticket
+from .errors import HandlerError, StreamError
+from .events import ChangeEvent
+from .hub import Flag, GivenUp, wait_for_any
+from .registration import DOCUMENT_OPERATIONS, Function, Handler
+from .watermark import Batch
+
+Raw = Mapping[str, Any]
+Namespace = tuple[str | None, str | None]
+
+#: A lane lets the rest of the hub run at least this often, in seconds, as far as its handlers let it.
+TURN = 0.005
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all lanes of a stream have in common.
+
+    :param delivery: calls the handlers.
+    :param progress: called when events may have become done.
+    :param fail: called with the error when a lane ends as it should not.
+    :param stop: makes every lane end after the handler call that it is in, and forget the rest.
+    """
+
+    delivery: Delivery
+    progress: Callable[[], None]
+    fail: Callable[[BaseException], None]
+    stop: Flag
+    live: set[Lane] = field(default_factory=set)
+    empty: Flag = field(default_factory=Flag)
+    barriers: list[Barrier] = field(default_factory=list)
+
+
+class Group:
+    """The lanes of one collection."""
+
+    def __init__(self, shared: Shared, namespace: Namespace, width: int) -> None:
+        self._shared = shared
+        self.namespace = namespace
+        self.width = width
+        self.lanes: dict[int, Lane] = {}
+
+    def lane(self, slot: int) -> Lane:
+        """Return a lane by its number, from 0 to the width."""
+        lane = self.lanes.get(slot)
+        if lane is None:
+            lane = self.lanes[slot] = Lane(self._shared)
+            # It is new, but what comes before its first event is not: barriers that are not passed yet hold it back as
+            # well.
+            for barrier in self._shared.barriers:
+                if barrier.covers(self.namespace):
+                    lane.stop_at(barrier)
+        return lane
+
+
+class Route:
+    """Where events of one kind go."""
+
+    __slots__ = ("group", "handlers", "is_barrier", "is_picky", "lane", "plain")
+
+    def __init__(self, shared: Shared, group: Group, operation: str, handlers: Sequence[Handler]) -> None:
+        self.group = group
+        self.handlers = tuple(handlers)
+        self.is_barrier = operation not in DOCUMENT_OPERATIONS
+        self.is_picky = any(handler.fields for handler in handlers)
+        self.lane = group.lane(0) if self.handlers and group.width == 1 else None
+        #: The function, where nothing but a call and an acknowledgement is asked for.
+        self.plain: Function | None = None
+        if len(self.handlers) == 1 and not self.is_barrier and not self.is_picky and not shared.delivery.times_calls:
+            (handler,) = self.handlers
+            if not handler.manual and handler.batch is None and handler.timeout is None:
+                self.plain = handler.function
+
+
+Item = tuple[Batch, int, Raw, Route]
+
+
+def _reach(raw: Raw, namespace: Namespace) -> tuple[Namespace, ...] | None:
+    """Say which collections a barrier concerns; None: all."""
+    operation = raw.get("operationType")
+    if operation == "invalidate":
+        return None
+    if operation == "rename":
+        target = raw.get("to") or {}
+        return namespace, (target.get("db"), target.get("coll"))
+    return (namespace,)
+
+
+class Barrier:
+    """An event that waits for all earlier ones of its reach, and holds back all later ones."""
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.missing = 0
+        self.is_open = False
+        self.passed = Flag()
+        self._reach = _reach(item[2], item[3].group.namespace)
+
+    def covers(self, namespace: Namespace) -> bool:
+        """Tell whether this collection is held: None reaches everything, (database, None) a database."""
+        return self._reach is None or namespace in self._reach or (namespace[0], None) in self._reach
+
+
+class Lane:
+    """Events in order, one at a time."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.items: deque[Item | Barrier] = deque()
+        self.greenlet: gevent.Greenlet | None = None
+        self.current: Item | None = None
+        self.arrived = Flag()
+        self.is_due = False
+        self.is_waiting = False
+        self._pending: list[Ticket] = []
+        self._pending_for: tuple[Handler, ...] = ()
+        self._due = 0.0
+
+    def begin(self) -> None:
+        """Let a greenlet work until nothing is left."""
+        self._shared.live.add(self)
+        self._shared.empty.clear()
+        self.greenlet = gevent.spawn(self._run)
+        self.greenlet.rawlink(self._ended)
+
+    def stop_at(self, barrier: Barrier) -> None:
+        """Wait for the barrier after what is in the lane by now."""
+        barrier.missing += 1
+        self.items.append(barrier)
+        self.arrived.set()
+        if self.greenlet is None:
+            self.begin()
+
+    def _ended(self, greenlet: gevent.Greenlet) -> None:
+        """Notice a greenlet that somebody killed before it ran even once."""
+        if self.greenlet is greenlet:
+            self._leave()
+            self._shared.fail(HandlerError("a lane was killed from outside", event=None))
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except GivenUp:
+            pass
+        except StreamError as error:
+            self._shared.fail(error)
+        except BaseException as error:
+            # GreenletExit, SystemExit, KeyboardInterrupt: nothing that a handler may survive, and no acknowledgement.
+            event = ChangeEvent(self.current[2]) if self.current else None
+            failure = HandlerError(f"a handler was ended by {type(error).__name__} at {event!r}", event=event)
+            failure.__cause__ = error
+            self._shared.fail(failure)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.greenlet = self.current = None
+        self._shared.live.discard(self)
+        self._shared.progress()
+        if not self._shared.live:
+            self._shared.empty.set()
+
+    def _work(self) -> None:
+        items, stop, counts = self.items, self._shared.stop, self._shared.delivery.counts
+        handled = 0
+        turn = monotonic() + TURN
+        while (items or self._wait_for_batch()) and not stop.is_set():
+            item = items.popleft()
+            if isinstance(item, Barrier):
+                self._arrive(item)
+                continue
+            self.current = item
+            batch, index, raw, route = item
+            if route.plain is None or self._pending:
+                self._handle(item)
+            else:
+                try:
+                    route.plain(ChangeEvent(raw))
+                except (Exception, gevent.Timeout) as error:
+                    self._handle(item, error)
+                else:
+                    batch.done[index] = 1
+                    handled += 1
+            if monotonic() > turn:
+                counts.handled += handled
+                handled = 0
+                self._shared.progress()
+                gevent.sleep(0)
+                turn = monotonic() + TURN
+        counts.handled += handled
+
+    def _handle(self, item: Item, error: BaseException | None = None) -> None:
+        batch, index, raw, route = item
+        handlers = (
+            tuple(handler for handler in route.handlers if handler.wants(raw)) if route.is_picky else route.handlers
+        )
+        ticket = Ticket(batch, index, raw, handlers)
+        if not handlers:
+            batch.done[index] = 1
+        first = next((place for place, handler in enumerate(handlers) if handler.batch is not None), len(handlers))
+        at_once, later = handlers[:first], handlers[first:]
+        if self._pending and self._pending_for != later:
+            self._hand_over()
+        for handler in at_once:
+            self._shared.delivery.deliver(handler, [ticket], error)
+        if later:
+            self._collect(ticket, later)
+
+    def _collect(self, ticket: Ticket, handlers: tuple[Handler, ...]) -> None:
+        sizes = [handler.batch for handler in handlers if handler.batch is not None]
+        if not self._pending:
+            self._pending_for = handlers
+            self._due = monotonic() + min(size.max_wait for size in sizes)
+            self.is_due = False
+        self._pending.append(ticket)
+        if len(self._pending) >= min(size.max_size for size in sizes):
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        tickets, self._pending = self._pending, []
+        for handler in self._pending_for:
+            for part in [tickets] if handler.batch is not None else [[ticket] for ticket in tickets]:
+                self._shared.delivery.deliver(handler, part)
+
+    def _wait_for_batch(self) -> bool:
+        """Wait for what may join the pending batch; True when there is something."""
+        while self._pending and not self.items and not self._shared.stop.is_set():
+            self.arrived.clear()
+            left = self._due - monotonic()
+            if self.is_due or left <= 0:
+                self._hand_over()
+            else:
+                self.is_waiting = True
+                wait_for_any((self.arrived, self._shared.stop), left)
+                self.is_waiting = False
+        return bool(self.items)
+
+    def _arrive(self, barrier: Barrier) -> None:
+        if self._pending:
+            self._hand_over()
+        self.current = None
+        barrier.missing -= 1
+        if barrier.missing == 0 and not barrier.is_open:
+            barrier.is_open = True
+            self.current = barrier.item
+            self._handle(barrier.item)
+            if self._pending:
+                self._hand_over()
+            self._shared.barriers.remove(barrier)
+            barrier.passed.set()
+        else:
+            wait_for_any((barrier.passed, self._shared.stop))

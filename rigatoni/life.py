@@ -1,0 +1,246 @@
+"""One life of a watcher, from ``start()`` to its end: lock, stored positions, streams, greenlets, and the way back.
+
+It runs in one greenlet, in the hub (patched) or the thread (unpatched) that :mod:`rigatoni.hub` gives it; whoever calls
+from outside sets a flag and waits for another. Three kinds of greenlets: those that are told and waited for (readers
+and feeders: a flag; what they wait for is given up), those that may be killed (saver, gauge: they hold nothing), those
+that must be joined (lanes: they hold a half-done event).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import Any, Literal
+
+import gevent
+from bson import Timestamp
+
+from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
+from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
+from .lease import Lease
+from .opening import Opening, Settings
+from .pipe import Pipe
+from .plan import Plan
+from .saver import Saver
+
+logger = logging.getLogger(__name__)
+
+State = Literal["created", "starting", "standby", "running", "stopping", "stopped", "failed"]
+
+#: Seconds between two looks at the oldest entry of the oplog.
+GAUGE_INTERVAL = 10.0
+#: Seconds that closing the cursors, and then the client, may take.
+CLOSING = 1.0
+#: Seconds that running handlers get after a failure; after ``stop()`` it is the caller who says.
+STOPPING = 10.0
+
+
+class Life:
+    """Open, run and close what the plans say.
+
+    :ivar settled: set once the state is no longer "starting".
+    :ivar ended: set at the very end.
+    :ivar stop: set by whoever wants it to end.
+    :ivar hurry: set by whoever does not want to wait for running handlers any longer.
+    """
+
+    def __init__(self, settings: Settings, plans: Sequence[Plan]) -> None:
+        self._settings = settings
+        self._plans = plans
+        self._opening: Opening | None = None
+        self._lease: Lease | None = None
+        self._saver: Saver | None = None
+        self._pipes: list[Pipe] = []
+        self._told: list[gevent.Greenlet] = []
+        self._killable: list[gevent.Greenlet] = []
+        self._oldest: Timestamp | None = None
+        self._ident: int | None = None
+        self._since = time.time()
+        self._is_inert = False
+        self._last_words: dict[str, str] = {}
+        self.state: State = "starting"
+        self.error: BaseException | None = None
+        self.deadline: float | None = None
+        self.unfinished: list[str] = []
+        self.settled = Flag()
+        self.ended = Flag()
+        self.stop = Flag()
+        self.hurry = Flag()
+
+    def run(self) -> None:
+        """Live until told to stop, or until something fails."""
+        self._ident = native_ident()
+        self._told.append(gevent.getcurrent())
+        try:
+            self._begin()
+            self.stop.wait()
+        except GivenUp:
+            pass
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            if not self._is_inert:
+                self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error; the first one counts, and it is logged once."""
+        if self._is_inert or self.error is not None or self.ended.is_set():
+            return
+        if isinstance(error, gevent.GreenletExit):
+            error = HandlerError("a greenlet of the watcher was killed by somebody else", event=None)
+        self.error = error
+        logger.error("watcher %r fails: %s: %s", self._settings.name, type(error).__name__, error, exc_info=error)
+        self.stop.set()
+
+    def is_inside(self) -> bool:
+        """Tell whether the caller is one of the watcher's own greenlets, which must not wait for their own end."""
+        return native_ident() == self._ident and gevent.getcurrent() in {*self._lanes(), *self._told, *self._killable}
+
+    def make_inert(self) -> None:
+        """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
+        self._is_inert = True
+        here = gevent.getcurrent()
+        for greenlet in [*self._told, *self._killable, *self._lanes()]:
+            # Not the current one: a handler may fork, and its child must go on.
+            if greenlet is not here:
+                greenlet.kill(block=False)
+        self.stop.set()
+
+    def stats(self) -> dict[str, Any]:
+        """Sum up what the streams say."""
+        streams = {pipe.scope: self._stream_stats(pipe) for pipe in list(self._pipes)}
+        summed = ("received", "handled", "failed", "retried", "dead_lettered", "reconnects", "in_flight")
+        total: dict[str, Any] = {"state": self.state}
+        total.update({name: sum(stream[name] for stream in streams.values()) for name in summed})
+        lags = [stream["lag"] for stream in streams.values()]
+        headrooms = [stream["headroom"] for stream in streams.values()]
+        total["lag"] = max(lags) if lags and None not in lags else None
+        total["headroom"] = min(headrooms) if headrooms and None not in headrooms else None
+        total["streams"] = streams
+        return total
+
+    def _lanes(self) -> list[gevent.Greenlet]:
+        live = [lane.greenlet for pipe in self._pipes for lane in pipe.lanes.live]
+        return [greenlet for greenlet in live if greenlet is not None]
+
+    def _stream_stats(self, pipe: Pipe) -> dict[str, Any]:
+        stats, since = pipe.stats(), pipe.since()
+        if self._oldest is not None and since is not None:
+            stats["headroom"] = max(0, since - self._oldest.time)
+        return stats
+
+    def _status(self) -> Mapping[str, Any]:
+        own = {"name": self._settings.name, "host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
+        return {**own, **self.stats(), **self._last_words, **self._settings.hooks.status()}
+
+    # The way up.
+
+    def _begin(self) -> None:
+        settings = self._settings
+        # Here and not in the constructor, because a pool of threads belongs to the hub of the one who makes it.
+        self._calls = Calls(len(self._plans))
+        settings.store.open()
+        self._lease = Lease(settings.store, settings.name, self.stop)
+        if not self._lease.take():
+            self._settle("standby")
+            self._lease.wait()
+        self._saver = Saver(settings.store, settings.name, self._pipes, settings.save_interval, self._status, self.stop)
+        self._killable.append(self._spawn(self._saver.run))
+        self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop)
+        # Told to the saver only when all are open, so that the first positions are saved together.
+        self._pipes.extend(self._opening.pipes())
+        self._saver.save(at_once=True)
+        for pipe in self._pipes:
+            self._told.extend((self._spawn(pipe.read), self._spawn(pipe.feed)))
+        self._killable.append(self._spawn(self._gauge))
+        self._settle("running")
+
+    def _settle(self, state: State) -> None:
+        if self.stop.is_set():
+            raise GivenUp("stopped while starting")
+        self.state = state
+        self.settled.set()
+
+    # While it runs.
+
+    def _spawn(self, function: Callable[[], None]) -> gevent.Greenlet:
+        def guarded() -> None:
+            try:
+                function()
+            except (GivenUp, gevent.GreenletExit):
+                pass
+            except BaseException as error:
+                self.fail(error)
+
+        greenlet = gevent.spawn(guarded)
+        greenlet.rawlink(self._greenlet_ended)
+        return greenlet
+
+    def _greenlet_ended(self, greenlet: gevent.Greenlet) -> None:
+        if not self.stop.is_set():
+            self.fail(gevent.GreenletExit())
+
+    def _gauge(self) -> None:
+        """Look at the oldest entry of the oplog now and then, for the headroom; unknown where that is not permitted."""
+        assert self._opening is not None
+        while True:
+            try:
+                self._oldest = self._calls.run(self._opening.find_oldest, self.stop)
+            except StreamError as error:
+                logger.debug("the oplog window is unknown: %s", error)
+                self._oldest = None
+            if self.stop.wait(GAUGE_INTERVAL):
+                return
+
+    # The way back.
+
+    def _end(self) -> None:
+        self.stop.set()
+        if self.state == "running":
+            self.state = "stopping"
+        try:
+            self._let_lanes_end(monotonic() + STOPPING if self.deadline is None else self.deadline)
+            gevent.killall([greenlet for greenlet in self._killable if greenlet is not gevent.getcurrent()])
+            gevent.joinall(
+                [greenlet for greenlet in self._told if greenlet is not gevent.getcurrent()], timeout=CLOSING
+            )
+            self._save_at_last()
+            closing = [gevent.spawn(pipe.close, self.error) for pipe in self._pipes]
+            gevent.joinall(closing, timeout=CLOSING)
+            if self._opening is not None:
+                self._opening.close(CLOSING)
+            if self._lease is not None:
+                self._lease.give_back()
+            self._settings.store.close()
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self.state = "failed" if self.error is not None else "stopped"
+            self.settled.set()
+            self.ended.set()
+
+    def _let_lanes_end(self, deadline: float) -> None:
+        for pipe in self._pipes:
+            while pipe.lanes.live and monotonic() < deadline and not self.hurry.is_set():
+                wait_for_any((pipe.lanes.empty, self.hurry), deadline - monotonic())
+        for pipe in self._pipes:
+            self.unfinished.extend(f"{name} with {event!r}" for name, event in pipe.lanes.unfinished())
+        if self.unfinished:
+            logger.warning(
+                "watcher %r leaves handlers running; their events come again: %s",
+                self._settings.name,
+                "; ".join(self.unfinished),
+            )
+
+    def _save_at_last(self) -> None:
+        if self._saver is None:
+            return
+        self._last_words = {"state": "failed" if self.error is not None else "stopped"}
+        try:
+            self._saver.save(at_once=True)
+        except ResumeTokenPersistenceError as error:
+            self.fail(error)

@@ -1,0 +1,182 @@
+"""How the streams of a watcher are opened: the cluster is asked, the stored positions are checked, the stages are put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bson import Timestamp
+from pymongo.errors import PyMongoError
+
+from .client import Client, Cluster, connect, oldest, starting_point, warn_of
+from .config import URI, ChangeStreamConfig, RetryPolicy
+from .cursor import Cursor
+from .delivery import Delivery
+from .errors import InvalidResumeTokenError, StreamError
+from .hooks import HookChain
+from .hub import Calls, Flag
+from .lane import Shared
+from .lanes import Lanes
+from .pipe import Pipe
+from .plan import Plan
+from .position import Position, resume
+from .registration import OnError
+from .retry import reconnecting
+from .stores import TokenStore
+from .stream import Stream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a Watcher was told; see there."""
+
+    client: URI | Client
+    name: str
+    store: TokenStore
+    config: ChangeStreamConfig
+    max_in_flight: int
+    retry: RetryPolicy
+    on_error: OnError
+    save_interval: float
+    on_invalidate: str
+    on_history_lost: str
+    hooks: HookChain
+    made_by: int
+
+
+class Opening:
+    """Open the streams of one life.
+
+    :param plans: which streams.
+    :param calls: how blocking calls are made.
+    :param fail: called when a lane ends as it should not.
+    :param stop: gives everything up.
+    """
+
+    def __init__(
+        self, settings: Settings, plans: Sequence[Plan], calls: Calls, fail: Callable[[BaseException], None], stop: Flag
+    ) -> None:
+        self._settings = settings
+        self._plans = plans
+        self._calls = calls
+        self._fail = fail
+        self._stop = stop
+        own = settings.client
+        self._client = connect(own, settings.name) if isinstance(own, URI) else own
+        self._is_own = isinstance(own, URI)
+        if not self._is_own:
+            warn_of(self._client, settings.made_by)
+
+    def pipes(self) -> list[Pipe]:
+        """Open every stream at its position.
+
+        :raises StreamError: when one cannot be opened, after the configured attempts.
+        """
+        settings = self._settings
+        stored = settings.store.load(settings.name)
+        cluster = self._ask()
+        check_positions(stored, cluster, settings.store.location)
+        opened = []
+        for plan in self._plans:
+            pipe = self._pipe(plan, stored, cluster)
+            pipe.open(self._start(pipe.resumption.start, plan, cluster))
+            opened.append(pipe)
+        return opened
+
+    def find_oldest(self) -> Timestamp:
+        """Read the cluster time of the oldest change that the oplog still holds; blocks."""
+        return oldest(self._client)
+
+    def close(self, timeout: float) -> None:
+        """Close the client, when it is our own."""
+        if self._is_own:
+            self._calls.start(self._client.close).done.wait(timeout)
+
+    def _ask(self) -> Cluster:
+        def ask() -> Cluster:
+            try:
+                return self._calls.run(lambda: Cluster.ask(self._client), self._stop)
+            except PyMongoError as error:
+                raise StreamError.from_pymongo(error) from error
+
+        def tell(error: StreamError, attempt: int, delay: float) -> None:
+            if attempt == 1:
+                logger.warning("watcher %r: waiting for the server: %s", self._settings.name, error)
+            self._settings.hooks.reconnecting("", error, attempt, delay)
+
+        return reconnecting(ask, self._settings.config, self._stop, tell)()
+
+    def _start(self, found: Position | None, plan: Plan, cluster: Cluster) -> Position | None:
+        if found is not None:
+            if plan.start_at is not None:
+                logger.info("stream %r goes on where it was: start_at is not used", plan.scope)
+            return found
+        if plan.start_at is None:
+            where = self._settings.store.location
+            logger.warning(
+                "stream %r starts from now: nothing is stored for %r in %s", plan.scope, self._settings.name, where
+            )
+        return self._calls.run(lambda: starting_point(plan.start_at, self._client, cluster.now), self._stop)
+
+    def _pipe(self, plan: Plan, stored: Mapping[str, Position], cluster: Cluster) -> Pipe:
+        settings, room = self._settings, Flag()
+        delivery = Delivery(
+            retry=settings.retry,
+            on_error=settings.on_error,
+            bury=lambda letter: settings.store.bury(settings.name, letter),
+            progress=room.set,
+            hooks=settings.hooks,
+            stop=self._stop,
+        )
+        return Pipe(
+            self._stream(plan, cluster),
+            Lanes(plan.lookup, plan.width, Shared(delivery, room.set, self._fail, self._stop)),
+            room=room,
+            resumption=resume(stored, plan.scope, [other.scope for other in self._plans]),
+            counts=delivery.counts,
+            hooks=settings.hooks,
+            max_in_flight=settings.max_in_flight,
+            ends_when_invalidated=plan.is_declared_level and settings.on_invalidate == "stop",
+            stop=self._stop,
+        )
+
+    def _stream(self, plan: Plan, cluster: Cluster) -> Stream:
+        settings, client, config = self._settings, self._client, plan.config
+        if config.comment is None and self._is_own:
+            config = replace(config, comment={"rigatoni": settings.name})
+        database = client.get_database(plan.selection.database or "admin")
+        return Stream(
+            Cursor(
+                database, plan.selection, config, client.codec_options, client.read_preference, self._calls, self._stop
+            ),
+            config,
+            scope=plan.scope,
+            calls=self._calls,
+            stop=self._stop,
+            hooks=settings.hooks,
+            find_oldest=self.find_oldest,
+            cluster=cluster.identity,
+            on_history_lost=settings.on_history_lost,
+            most=settings.max_in_flight,
+        )
+
+
+def check_positions(stored: Mapping[str, Position], cluster: Cluster, location: str) -> None:
+    """Refuse positions that the server would take in silence and then be silent, or give other events.
+
+    :raises InvalidResumeTokenError: for a position of another cluster, or of the future.
+    """
+    for scope, position in stored.items():
+        if cluster.is_other(position.cluster):
+            raise InvalidResumeTokenError(
+                f"the position of stream {scope!r} in {location} is of another cluster ({position.cluster!r}, this is {cluster.identity!r}): "
+                "use another store or name for each cluster"
+            )
+        if position.cluster_time > cluster.now:
+            raise InvalidResumeTokenError(
+                f"the position of stream {scope!r} in {location} lies {position.cluster_time.time - cluster.now.time} s in the server's future: "
+                "the server would stay silent until then; was it restored from a backup?"
+            )

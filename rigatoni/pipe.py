@@ -1,0 +1,250 @@
+"""The only file that knows the order of the stages.
+
+For each batch that was read ahead, put each event in its document's lane; the lane calls the handlers and marks the
+event done; the position of the finished prefix goes to the saver.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from .delivery import Counts
+from .errors import StreamInvalidatedError
+from .events import ChangeEvent
+from .hooks import Hooks
+from .hub import Flag, GivenUp, wait_for_any
+from .lanes import Lanes
+from .position import Position, Resumption
+from .registration import ENDING_OPERATIONS
+from .reply import Event, Reply
+from .stream import Stream
+from .watermark import Batch, Token, Watermark
+
+logger = logging.getLogger(__name__)
+
+#: Replies that are read ahead at most.
+AHEAD = 2
+#: Bytes of BSON in flight at most; decoded they take several times as much.
+MOST_BYTES = 16 * 1024 * 1024
+#: Seconds after which a held stream says which event holds it.
+HELD = 30.0
+
+
+class Pipe:
+    """One stream, read ahead → lanes → watermark → saver.
+
+    In flight is what was put into lanes and is not covered by the finished prefix. When `max_in_flight` events or about
+    16 MiB are, the stream is held until the oldest of them is done.
+
+    :param room: set by the lanes when events may have become done.
+    :param resumption: which stored positions the stream goes on from.
+    :param ends_when_invalidated: whether an invalidate of the declared scope is the end.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        lanes: Lanes,
+        *,
+        room: Flag,
+        resumption: Resumption,
+        counts: Counts,
+        hooks: Hooks,
+        max_in_flight: int,
+        ends_when_invalidated: bool,
+        stop: Flag,
+    ) -> None:
+        self._stream = stream
+        self._room = room
+        self.resumption = resumption
+        self._counts = counts
+        self._hooks = hooks
+        self._max_in_flight = max_in_flight
+        self._ends_when_invalidated = ends_when_invalidated
+        self._stop = stop
+        self._ahead: deque[Reply] = deque()
+        self._arrived = Flag()
+        self._taken = Flag()
+        self._watermark = Watermark()
+        self._prefix: Position | None = None
+        self._token: Token | None = None
+        self._saved: Position | None = None
+        self._received = 0
+        self._ending = ""
+        self._caught_up = False
+        self._heard = monotonic()
+        self.lanes = lanes
+        self.scope = stream.scope
+
+    def open(self, position: Position | None) -> None:
+        """Open the stream; from then on a change is seen.
+
+        :param position: where to start, None for now. A token that a stream of another level, pipeline or options saved
+            may not be known to this one: then by its cluster time, and what was done at that time is dropped.
+        """
+        if position is not None and position.fingerprint not in ("", self._stream.fingerprint):
+            position = replace(position, token=None)
+        self._prefix = self._stream.open(position)
+
+    def read(self) -> None:
+        """Read ahead until told to stop; the first of the two greenlets of a pipe."""
+        while True:
+            while len(self._ahead) >= AHEAD:
+                self._taken.clear()
+                self._wait(self._taken)
+            reply = self._stream.pull()
+            self._ahead.append(reply)
+            self._arrived.set()
+            if not reply.cursor_id and self._ends_when_invalidated:
+                self._wait(Flag())
+
+    def feed(self) -> None:
+        """Put what was read into lanes until told to stop; the second greenlet of a pipe."""
+        while True:
+            while not self._ahead:
+                self._arrived.clear()
+                self._wait(self._arrived)
+            # Left in its place while it is put, so that no third reply is read ahead meanwhile.
+            reply = self._ahead[0]
+            self._heard, self._caught_up = monotonic(), reply.is_empty
+            for events, end, size in reply.slices():
+                self._put(events, end, size)
+                gevent.sleep(0)
+            self._ahead.popleft()
+            self._taken.set()
+            if not reply.cursor_id and self._ends_when_invalidated:
+                self._end()
+
+    def rows(self) -> tuple[Position | None, dict[str, Position | None]]:
+        """Return the position of the finished prefix, and what to save for it; nothing when all of it is saved."""
+        token = self._watermark.advance()
+        if token is not None and token is not self._token:
+            self._token = token
+            self._prefix = self._stream.position(token)
+        if self._prefix is None or self._prefix == self._saved:
+            return self._prefix, {}
+        return self._prefix, self.resumption.rows(self._prefix)
+
+    def saved(self, position: Position | None) -> None:
+        """Take note that what :meth:`rows` gave is in the store."""
+        self._saved = position
+        self._hooks.saved(self.scope, position and position.token)
+
+    def close(self, error: BaseException | None) -> None:
+        """Free the server's cursor."""
+        self._stream.close(error)
+
+    def stats(self) -> dict[str, Any]:
+        """Say how it goes; lag in seconds."""
+        counts = self._counts
+        return {
+            "state": self._stream.state,
+            "received": self._received,
+            "handled": counts.handled,
+            "failed": counts.failed,
+            "retried": counts.retried,
+            "dead_lettered": counts.dead_lettered,
+            "reconnects": self._stream.reconnects,
+            "in_flight": self._watermark.in_flight,
+            "lag": self._lag(),
+            "headroom": None,
+            "catching_up": self._stream.catching_up,
+        }
+
+    def since(self) -> int | None:
+        """Return the time of the position, in seconds since the epoch, for what concerns the oplog."""
+        return None if self._prefix is None else self._prefix.cluster_time.time
+
+    def _lag(self) -> float | None:
+        now = self._stream.operation_time
+        if now is None or self._prefix is None:
+            return None
+        if self._caught_up and not self._watermark.in_flight and not self._ahead:
+            return 0.0
+        return max(0.0, now.time - self._prefix.cluster_time.time + monotonic() - self._heard)
+
+    def _put(self, events: list[Event], end: Mapping[str, Any] | None, size: int) -> None:
+        self._stream.sized(len(events), size)
+        if self.resumption.catching_up:
+            events = [event for event in events if not self._drops(event)]
+        if events:
+            self._received += len(events)
+            self._hooks.received(self.scope, len(events), size)
+            self._remember_ending(events)
+        begin = 0
+        while begin < len(events):
+            share = events[begin : begin + self._wait_for_room(size)]
+            begin += len(share)
+            is_last = begin == len(events) and end is not None
+            batch = Batch(
+                share, end if is_last and end is not None else share[-1]["_id"], size * len(share) // len(events)
+            )
+            self._watermark.track(batch)
+            self.lanes.put(batch)
+        if not events and end is not None:
+            self._watermark.extend(end)
+
+    def _remember_ending(self, events: list[Event]) -> None:
+        for event in events[-2:]:
+            if event.get("operationType") in ENDING_OPERATIONS and event["operationType"] != "invalidate":
+                self._ending = event["operationType"]
+
+    def _drops(self, event: Event) -> bool:
+        namespace = event.get("ns") or {}
+        return self.resumption.drops(namespace.get("db"), namespace.get("coll"), event["_id"])
+
+    def _wait_for_room(self, size: int) -> int:
+        """Wait until something may be put into lanes, and say how many events."""
+        watermark, since, told = self._watermark, monotonic(), False
+        while True:
+            # Cleared before it is looked, so that an event that becomes done meanwhile is not missed.
+            self._room.clear()
+            watermark.advance()
+            room = self._max_in_flight - watermark.in_flight
+            if not watermark.in_flight or (room > 0 and watermark.size + size <= MOST_BYTES):
+                return room
+            # What waits for its batch to fill would wait for ever now.
+            self.lanes.flush()
+            wait_for_any((self._room, self._stop), HELD)
+            if self._stop.is_set():
+                raise GivenUp("stopped while the stream was held")
+            if not told and monotonic() - since > HELD:
+                told = True
+                self._tell_who_holds()
+
+    def _tell_who_holds(self) -> None:
+        oldest = self._watermark.oldest()
+        if oldest is not None:
+            logger.warning(
+                "stream %r is held for %.0f s: %d events are in flight, the oldest is %r",
+                self.scope,
+                HELD,
+                self._watermark.in_flight,
+                ChangeEvent(oldest),
+            )
+
+    def _end(self) -> None:
+        """Let what is in flight become done, so that the position passes the invalidate event, and end."""
+        while True:
+            self._room.clear()
+            self._watermark.advance()
+            if not self._watermark.in_flight:
+                break
+            self._wait(self._room)
+        reason = self._ending or "invalidated"
+        raise StreamInvalidatedError(
+            f"stream {self.scope!r} is invalidated ({reason}): start again to go on with what comes after",
+            reason=reason,
+        )
+
+    def _wait(self, flag: Flag) -> None:
+        wait_for_any((flag, self._stop))
+        if self._stop.is_set():
+            raise GivenUp("stopped")

@@ -1,0 +1,112 @@
+"""Which streams a watcher opens: one for all collections that share its configuration, and one for each ``watch()``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .config import ChangeStreamConfig
+from .errors import ConfigurationError
+from .registration import EXPANDED_OPERATIONS, Handler
+from .selection import Namespace, Selection, select
+
+Lookup = Callable[[str | None, str | None, str], Sequence[Handler]]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A collection that asked for a stream of its own."""
+
+    database: str
+    collection: str
+    config: ChangeStreamConfig
+    concurrency: int | None
+    start_at: object
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One stream to be opened.
+
+    :param scope: what it was declared for; positions are stored under it.
+    :param selection: the level its cursor is opened at, and its filter.
+    :param concurrency: lanes of each collection, where no handler asks for more.
+    :param is_declared_level: whether the cursor is opened where it was declared, so that its invalidate is the
+        program's business.
+    """
+
+    scope: str
+    selection: Selection
+    config: ChangeStreamConfig
+    concurrency: int
+    start_at: object
+    handlers: Sequence[Handler]
+    is_declared_level: bool
+    asked: int | None = None
+    apart: frozenset[Namespace] = field(default=frozenset())
+
+    def lookup(self, database: str | None, collection: str | None, operation: str) -> tuple[Handler, ...]:
+        """Find the handlers for an event of this stream, in the order of their registration."""
+        own = self.selection.database, self.selection.collection
+        is_foreign = own[1] is not None and collection is not None and (database, collection) != own
+        is_hidden = operation == "invalidate" and not self.is_declared_level
+        if is_foreign or is_hidden or (database, collection) in self.apart:
+            return ()
+        return tuple(handler for handler in self.handlers if handler.matches(database, collection, operation))
+
+    def width(self, database: str | None, collection: str | None) -> int:
+        """Say how many lanes a collection has: the most that one of its handlers, or ``watch()``, asks for."""
+        asked = [
+            handler.concurrency
+            for handler in self.handlers
+            if handler.concurrency and handler.concerns(database, collection)
+        ]
+        return max([*asked, *([self.asked] if self.asked else [])], default=self.concurrency)
+
+
+def plans(
+    handlers: Sequence[Handler],
+    watches: Mapping[str, Watch],
+    *,
+    database: str | None,
+    config: ChangeStreamConfig,
+    concurrency: int,
+    start_at: object,
+    on_invalidate: str,
+) -> list[Plan]:
+    """Say which streams these handlers need.
+
+    :raises ConfigurationError: when nothing would ever be handled, as a whole or for one ``watch()``.
+    """
+    if not handlers:
+        raise ConfigurationError("there is no handler: decorate a function with @watcher.on(…) before start()")
+    made = [_apart(scope, watch, handlers, concurrency) for scope, watch in watches.items()]
+    apart = frozenset((watch.database, watch.collection) for watch in watches.values())
+    # Where an invalidate is the end, the cursor must be opened at the declared level: on a collection it would come for
+    # less.
+    shared = select(handlers, (database, None), apart, narrow=on_invalidate == "resume")
+    if shared is not None:
+        is_declared = (shared.database, shared.collection) == (database, None)
+        made.append(Plan(database or "", shared, config, concurrency, start_at, handlers, is_declared, apart=apart))
+    _check_expanded(made)
+    return made
+
+
+def _apart(scope: str, watch: Watch, handlers: Sequence[Handler], concurrency: int) -> Plan:
+    selection = select(handlers, (watch.database, watch.collection))
+    if selection is None:
+        raise ConfigurationError(
+            f"watch({watch.collection!r}) has no handler: decorate a function with @watcher.on(…, collection={watch.collection!r})"
+        )
+    return Plan(scope, selection, watch.config, concurrency, watch.start_at, handlers, True, asked=watch.concurrency)
+
+
+def _check_expanded(made: Sequence[Plan]) -> None:
+    if any(plan.config.show_expanded_events for plan in made):
+        return
+    for handler in made[0].handlers:
+        hidden = (handler.operations or frozenset()) & EXPANDED_OPERATIONS
+        if hidden:
+            raise ConfigurationError(
+                f"{handler.name} waits for {', '.join(sorted(hidden))}: the server sends them only with ChangeStreamConfig(show_expanded_events=True)"
+            )

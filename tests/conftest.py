@@ -1,0 +1,37 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from pymongo import MongoClient
+
+
+@pytest.fixture
+def database(mongodb_replica_set: Any, mongodb_database_name: str) -> Iterator[Any]:
+    """A fresh database on a real replica set."""
+    with MongoClient(mongodb_replica_set.uri) as client:
+        yield client[mongodb_database_name]
+        client.drop_database(mongodb_database_name)
+
+
+@pytest.fixture
+def store_path(tmp_path: Path) -> str:
+    return str(tmp_path / "tokens.db")
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
+    """Wait cooperatively for a condition; the time is only the end of patience."""
+    deadline = monotonic() + timeout
+    while not condition():
+        assert monotonic() < deadline, f"waited {timeout} s in vain for {condition}"
+        gevent.sleep(0.01)
+
+
+PYTHON = sys.executable
