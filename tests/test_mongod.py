@@ -204,16 +204,8 @@ def test_an_owner_that_ends_without_close_leaves_nothing() -> None:
 
 
 def test_an_interrupt_from_the_terminal_does_not_reach_the_servers() -> None:
-    afterwards = "\n".join(
-        (
-            "try:",
-            "    os.read(0, 1)",
-            "except KeyboardInterrupt:",
-            "    print('interrupted', flush=True)",
-            "    os.read(0, 1)",
-        )
-    )
-    with start_owner(afterwards=afterwards) as owner:
+    prelude = r"import signal; signal.signal(signal.SIGINT, lambda *_: os.write(1, b'interrupted\n'))"
+    with start_owner(prelude) as owner:
         uri, _ = owner.stdout.readline().split()
 
         os.killpg(owner.pid, signal.SIGINT)
