@@ -28,8 +28,8 @@ from . import codes
 
 _ID_MODIFIED = "modified by the pipeline"
 _NOT_FOUND = "resume token was not found"
-_NAMES_TOKEN = re.compile("resume ?token|resumeAfter|startAfter|KeyString|token type", re.IGNORECASE)
-_NAMES_COMMAND = re.compile(r"\$|pipeline|BSON field", re.IGNORECASE)
+_NAMES_TOKEN = re.compile("resume ?token|resumeAfter|startAfter", re.IGNORECASE)
+_HINTS_AT_TOKEN = re.compile("KeyString|token type", re.IGNORECASE)
 _MISUSES = (driver.ConfigurationError, driver.InvalidName, driver.CollectionInvalid)
 _UNDERSTOOD = codes.RESUMABLE_CODES | codes.OVERSIZE_CODES | codes.CONFIGURATION_CODES | {None}
 
@@ -56,7 +56,7 @@ class StreamError(Exception):
         The message gives class, code and labels but not the server's text, which can hold a whole command: raise it
         ``from exc``. An unknown code is retryable, see :func:`is_unknown`.
 
-        :param resuming: the failed command carried a resume token; without it an ambiguous code speaks of the pipeline.
+        :param resuming: the failed command carried a resume token, so a text that only hints at one speaks of it.
         """
         return exc if isinstance(exc, StreamError) else _Failure(exc, resuming).classified()
 
@@ -227,10 +227,13 @@ class _Failure:
         return self._lost("the server cannot go on with this stream: choose where to begin by start_at")
 
     def _blames_token(self) -> bool:
-        named = _NAMES_TOKEN.search(self.text) is not None
-        if self.code in codes.AMBIGUOUS_CODES:
-            return named or (self.resuming and not _NAMES_COMMAND.search(self.text))
-        return self.code in codes.TOKEN_CORRUPT_CODES or (named and self.code not in _UNDERSTOOD)
+        if self.code in codes.TOKEN_CORRUPT_CODES:
+            return True
+        if self.code in _UNDERSTOOD - codes.AMBIGUOUS_CODES:
+            return False
+        # In doubt it is not the token: who deletes a position without need loses events.
+        hinted = self.resuming and _HINTS_AT_TOKEN.search(self.text)
+        return bool(hinted or _NAMES_TOKEN.search(self.text))
 
     def _wrong(self, message: str) -> ConfigurationError:
         return ConfigurationError(f"{message} ({self._told()})", code=self.code, labels=self.labels)
