@@ -26,7 +26,9 @@ T = TypeVar("T")
 native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
 #: A thread of the pool that has had nothing to do for this long ends.
-IDLE_THREAD_TIMEOUT = 30.0
+IDLE_THREAD_TIMEOUT = 30
+#: Seconds of a wait without end, after which it begins anew.
+LONG = 3600.0
 
 
 class GivenUp(Exception):
@@ -49,7 +51,9 @@ class _Waiter:
         self._loop = gevent.get_hub().loop
 
     def wait(self, timeout: float | None) -> None:
-        self._event.wait(timeout)
+        # A timer either way: without one a hub that has nothing else to wait for thinks that nobody can ever wake it.
+        while not self._event.wait(LONG if timeout is None else timeout) and timeout is None:
+            pass
 
     def wake(self) -> None:
         if native_ident() == self._ident:
@@ -160,6 +164,16 @@ class Calls:
         if not call.done.is_set():
             raise GivenUp("the call was given up")
         return call.result()
+
+
+    def close(self) -> None:
+        """Wait until the calls that were given up have ended too, and end the threads.
+
+        For the very end, when nobody waits any more: the hub of a pool must outlive its calls.
+        """
+        if self._pool is not None:
+            self._pool.join()
+            self._pool.kill()
 
 
 def live(function: Callable[[], None], name: str) -> None:

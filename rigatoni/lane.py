@@ -122,7 +122,7 @@ class Lane:
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self.items: deque[Item | Barrier] = deque()
-        self.greenlet: gevent.Greenlet | None = None
+        self.greenlet: gevent.Greenlet[..., Any] | None = None
         self.current: Item | None = None
         self.arrived = Flag()
         self.is_due = False
@@ -146,7 +146,7 @@ class Lane:
         if self.greenlet is None:
             self.begin()
 
-    def _ended(self, greenlet: gevent.Greenlet) -> None:
+    def _ended(self, greenlet: object) -> None:
         """Notice a greenlet that somebody killed before it ran even once."""
         if self.greenlet is greenlet:
             self._leave()

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import gevent
 from bson import Timestamp
+from greenlet import greenlet
 
 from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
@@ -55,8 +56,8 @@ class Life:
         self._lease: Lease | None = None
         self._saver: Saver | None = None
         self._pipes: list[Pipe] = []
-        self._told: list[gevent.Greenlet] = []
-        self._killable: list[gevent.Greenlet] = []
+        self._told: list[greenlet] = []
+        self._killable: list[greenlet] = []
         self._oldest: Timestamp | None = None
         self._ident: int | None = None
         self._since = time.time()
@@ -74,6 +75,8 @@ class Life:
     def run(self) -> None:
         """Live until told to stop, or until something fails."""
         self._ident = native_ident()
+        # Here and not in the constructor, because a pool of threads belongs to the hub of the one who makes it.
+        self._calls = Calls(len(self._plans))
         self._told.append(gevent.getcurrent())
         try:
             self._begin()
@@ -85,6 +88,7 @@ class Life:
         finally:
             if not self._is_inert:
                 self._end()
+                self._calls.close()
 
     def fail(self, error: BaseException) -> None:
         """End with an error; the first one counts, and it is logged once."""
@@ -104,10 +108,10 @@ class Life:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
         self._is_inert = True
         here = gevent.getcurrent()
-        for greenlet in [*self._told, *self._killable, *self._lanes()]:
+        for each in [*self._told, *self._killable, *self._lanes()]:
             # Not the current one: a handler may fork, and its child must go on.
-            if greenlet is not here:
-                greenlet.kill(block=False)
+            if each is not here and isinstance(each, gevent.Greenlet):
+                each.kill(block=False)
         self.stop.set()
 
     def stats(self) -> dict[str, Any]:
@@ -123,9 +127,9 @@ class Life:
         total["streams"] = streams
         return total
 
-    def _lanes(self) -> list[gevent.Greenlet]:
+    def _lanes(self) -> list[greenlet]:
         live = [lane.greenlet for pipe in self._pipes for lane in pipe.lanes.live]
-        return [greenlet for greenlet in live if greenlet is not None]
+        return [each for each in live if each is not None]
 
     def _stream_stats(self, pipe: Pipe) -> dict[str, Any]:
         stats, since = pipe.stats(), pipe.since()
@@ -141,8 +145,6 @@ class Life:
 
     def _begin(self) -> None:
         settings = self._settings
-        # Here and not in the constructor, because a pool of threads belongs to the hub of the one who makes it.
-        self._calls = Calls(len(self._plans))
         settings.store.open()
         self._lease = Lease(settings.store, settings.name, self.stop)
         if not self._lease.take():
@@ -167,7 +169,7 @@ class Life:
 
     # While it runs.
 
-    def _spawn(self, function: Callable[[], None]) -> gevent.Greenlet:
+    def _spawn(self, function: Callable[[], None]) -> greenlet:
         def guarded() -> None:
             try:
                 function()
@@ -176,11 +178,11 @@ class Life:
             except BaseException as error:
                 self.fail(error)
 
-        greenlet = gevent.spawn(guarded)
-        greenlet.rawlink(self._greenlet_ended)
-        return greenlet
+        spawned = gevent.spawn(guarded)
+        spawned.rawlink(self._greenlet_ended)
+        return spawned
 
-    def _greenlet_ended(self, greenlet: gevent.Greenlet) -> None:
+    def _greenlet_ended(self, ended: object) -> None:
         if not self.stop.is_set():
             self.fail(gevent.GreenletExit())
 
@@ -204,7 +206,7 @@ class Life:
             self.state = "stopping"
         try:
             self._let_lanes_end(monotonic() + STOPPING if self.deadline is None else self.deadline)
-            gevent.killall([greenlet for greenlet in self._killable if greenlet is not gevent.getcurrent()])
+            gevent.killall(self._killable)
             gevent.joinall(
                 [greenlet for greenlet in self._told if greenlet is not gevent.getcurrent()], timeout=CLOSING
             )

@@ -135,7 +135,7 @@ class Pipe:
     def saved(self, position: Position | None) -> None:
         """Take note that what :meth:`rows` gave is in the store."""
         self._saved = position
-        self._hooks.saved(self.scope, position and position.token)
+        self._hooks.saved(self.scope, None if position is None else position.token)
 
     def close(self, error: BaseException | None) -> None:
         """Free the server's cursor."""

@@ -77,7 +77,7 @@ class Reply:
         for index, document in enumerate(raw, 1):
             size += len(document.raw)
             if size >= SLICE or index == len(raw):
-                events = [self._decode(document.raw) for document in raw[begin:index]]
+                events = [self._decode(bytes(document.raw)) for document in raw[begin:index]]
                 yield self._slice(events, self.end if index == len(raw) else None, size)
                 begin, size = index, 0
 
