@@ -61,7 +61,6 @@ class ReplicaSet:
         self._guardian: Guardian | None = None
         self._binary = ""
         self._ports: list[int] = []
-        self._frozen: set[int] = set()
 
     def __enter__(self) -> ReplicaSet:
         self.start()
@@ -154,12 +153,10 @@ class ReplicaSet:
     def freeze(self, member: int) -> None:
         """Let a member stand still with its connections open (SIGSTOP), as a hung host would."""
         self._ask("signal", member, signal.SIGSTOP)
-        self._frozen.add(member)
 
     def thaw(self, member: int) -> None:
         """Let a frozen member go on (SIGCONT)."""
         self._ask("signal", member, signal.SIGCONT)
-        self._frozen.discard(member)
 
     def step_down(self, duration: float = 10.0) -> int:
         """Make the primary a secondary (``replSetStepDown``) and return its number; :meth:`primary` waits for the next.
@@ -208,7 +205,6 @@ class ReplicaSet:
         command += ["--nounixsocket", "--wiredTigerCacheSizeGB", "0.25", "--quiet", *self._arguments]
         command += ["--replSet", self._name] if self._replicated else []
         self._ask("start", member, command, str(self.log(member)))
-        self._frozen.discard(member)
 
     def _is_listening(self, member: int) -> bool:
         """Wait for the server's own word: what answers on a port that was taken meanwhile is somebody else."""
@@ -240,7 +236,7 @@ class ReplicaSet:
         _wait(lambda: any(self._hello(member).get(state) for state in ready), 60.0, f"member {member} is not ready")
 
     def _writable(self) -> int | None:
-        hellos = {member: self._hello(member) for member in self._members if member not in self._frozen}
+        hellos = {member: self._hello(member) for member in self._members}
         # A thawed primary still takes itself for one: of two, the one elected later is right, as for the drivers.
         writable = [member for member, hello in hellos.items() if hello.get("isWritablePrimary")]
         return max(writable, key=lambda member: str(hellos[member].get("electionId")), default=None)
