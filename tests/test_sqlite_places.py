@@ -136,6 +136,17 @@ def test_a_network_file_system_is_refused_and_left_untouched(tmp_path, monkeypat
     local.close()
 
 
+def test_a_local_disk_mounted_inside_a_network_file_system_is_accepted(path, tmp_path, monkeypatch):
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        f"37 36 0:3 / {tmp_path} rw - ext4 /dev/sdb rw\n36 21 0:2 / {tmp_path.parent} rw - nfs4 server:/x rw\n"
+    )
+    monkeypatch.setattr(database, "MOUNT_TABLE", table)
+    store = SQLiteStore(path)
+    assert store.load("shop") == {}
+    store.close()
+
+
 def test_a_symbolic_link_where_everybody_may_write_is_refused(tmp_path):
     public = tmp_path / "public"
     public.mkdir()
@@ -143,3 +154,25 @@ def test_a_symbolic_link_where_everybody_may_write_is_refused(tmp_path):
     (public / "positions.db").symlink_to(tmp_path / "target.db")
     assert "symbolic link" in refused(public / "positions.db")
     assert not (tmp_path / "target.db").exists()
+
+
+def test_a_lock_file_that_is_no_file_of_ours_is_refused_with_its_path(path):
+    lock = path.with_name("positions.db.shop.lock")
+    lock.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(ResumeTokenPersistenceError) as raised:
+        SQLiteStore(path).lock("shop")
+    assert str(lock) in str(raised.value)
+    assert not path.with_name("elsewhere").exists()
+
+
+def test_sqlite_utils_is_imported_only_when_a_file_is_opened(path):
+    code = """
+import sys
+from rigatoni import SQLiteStore
+store = SQLiteStore(sys.argv[1])
+before = "sqlite_utils" in sys.modules
+store.open()
+print(before, "sqlite_utils" in sys.modules)
+"""
+    answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False True\n"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import gevent
 import pytest
@@ -143,6 +144,29 @@ def test_an_interrupt_in_the_middle_of_a_transaction_undoes_all_of_it(store):
     store.save("shop", {"": LATER})
 
 
+def test_threads_that_are_in_the_middle_of_their_work_survive_a_close(store):
+    errors, stop = [], threading.Event()
+
+    def work(scope):
+        try:
+            while not stop.is_set():
+                store.save("shop", {scope: POSITION}, {"by": scope})
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(scope,)) for scope in "ab"]
+    for thread in threads:
+        thread.start()
+    for _ in range(50):
+        store.close()
+        store.load("shop")
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert errors == []
+    assert sorted(store.load("shop")) == ["a", "b"]
+
+
 SAVE_FOR_EVER = """
 import itertools, sys
 from rigatoni import Position, SQLiteStore
@@ -205,15 +229,6 @@ def test_two_stores_of_one_path_exclude_each_other_and_only_the_owner_unlocks(st
         second.lock("shop")
 
 
-def test_a_lock_file_that_is_no_file_of_ours_is_refused_with_its_path(store, path):
-    lock = path.with_name("positions.db.shop.lock")
-    lock.symlink_to(path.with_name("elsewhere"))
-    with pytest.raises(ResumeTokenPersistenceError) as raised:
-        store.lock("shop")
-    assert str(lock) in str(raised.value)
-    assert not path.with_name("elsewhere").exists()
-
-
 FORK_AND_SAVE = """
 import os, sys
 from rigatoni import Position, SQLiteStore
@@ -272,16 +287,3 @@ print(len(idents) > connections, 2 <= connections <= 1 + 5, flush=True)
 def test_greenlets_of_a_patched_process_share_the_connection_of_their_thread(path):
     with another_process(PATCHED, path) as process:
         assert process.ready == "True True"
-
-
-def test_sqlite_utils_is_imported_only_when_a_file_is_opened(path):
-    code = """
-import sys
-from rigatoni import SQLiteStore
-store = SQLiteStore(sys.argv[1])
-before = "sqlite_utils" in sys.modules
-store.open()
-print(before, "sqlite_utils" in sys.modules)
-"""
-    with another_process(code, path) as process:
-        assert process.ready == "False True"

@@ -91,13 +91,15 @@ class Connections:
 
         :raises ResumeTokenPersistenceError: when it does not.
         """
-        if self._identity is not None and _identity(self._path) != self._identity:
+        identity = self._identity
+        if identity is not None and identity != _identity(self._path):
             raise removed(self._path)
 
     def close(self) -> None:
         """Close the connections of all threads of this process; whoever uses one next opens it anew."""
-        self._close_all()
-        self._identity = None
+        with _opening:
+            self._close_all()
+            self._identity = None
 
     def _mine(self) -> tuple[Database, Any]:
         key = (os.getpid(), native_ident())

@@ -34,7 +34,7 @@ class LockFile:
 
     def release(self) -> None:
         """Free the lock; does nothing in a child of the process that took it."""
-        if _held.get(self._identity) is self and self._process == os.getpid():
+        if self._process == os.getpid():
             os.ftruncate(self._descriptor, 0)
             # Not by closing alone: a child that is being forked at this moment may still have a copy.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
