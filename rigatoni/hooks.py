@@ -77,7 +77,7 @@ class HookChain(Hooks):
         """Merge the status of all hooks; later ones win."""
         merged: dict[str, Any] = {}
         for hook in self._hooks:
-            merged.update(self._safely(hook.status) or {})
+            merged.update(self._safely(_status_of, hook) or {})
         return merged
 
     def _chain(self, name: str) -> Callable[..., None]:
@@ -97,3 +97,8 @@ class HookChain(Hooks):
         except Exception:
             logger.exception("the hook %r failed", listener)
             return None
+
+
+def _status_of(hook: Hooks) -> dict[str, Any]:
+    # As a new dict here, so that a hook that returns something else fails where it is logged.
+    return dict(hook.status())
