@@ -28,10 +28,10 @@ SLICE = 128 * 1024
 
 _int32 = struct.Struct("<i").unpack_from
 _int64 = struct.Struct("<q").unpack_from
-#: Sizes of BSON values: fixed ones by type; a string's length leaves out its own four bytes, a document's and an
-#: array's does not.
-_FIXED = {0x01: 8, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8}
-_STRING = 0x02
+#: Sizes of BSON values by type: of some always the same, of most what they begin with and what that leaves out.
+_FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
+_COUNTED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
+_REGEX = 0x0B
 
 
 class Reply:
@@ -97,12 +97,15 @@ class Reply:
             return self._decode_tolerantly(data)
 
     def _decode_tolerantly(self, data: bytes) -> Any:
-        # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream.
-        tolerant = self._codec.with_options(
-            unicode_decode_error_handler="replace", datetime_conversion=DatetimeConversion.DATETIME_AUTO
-        )
+        # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream. What the
+        # client chose by itself stays as it is.
+        codec = self._codec
+        if codec.unicode_decode_error_handler == "strict":
+            codec = codec.with_options(unicode_decode_error_handler="replace")
+        if codec.datetime_conversion == DatetimeConversion.DATETIME:
+            codec = codec.with_options(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
         try:
-            return bson.decode(data, tolerant)
+            return bson.decode(data, codec)
         except (InvalidBSON, OverflowError, ValueError) as error:
             raise ConversionError(f"a reply of the server cannot be decoded: {type(error).__name__}") from error
 
@@ -114,5 +117,17 @@ def _fields(document: bytes) -> dict[str, int]:
     while kind := document[place]:
         end = document.index(0, place + 1)
         places[document[place + 1 : end].decode()] = place = end + 1
-        place += _FIXED[kind] if kind in _FIXED else _int32(document, place)[0] + (4 if kind == _STRING else 0)
+        place = _end(kind, document, place)
     return places
+
+
+def _end(kind: int, document: bytes, place: int) -> int:
+    """Find where a value ends."""
+    if kind in _FIXED:
+        return place + _FIXED[kind]
+    if kind == _REGEX:
+        return document.index(0, document.index(0, place) + 1) + 1
+    if kind not in _COUNTED:
+        raise ConversionError(f"a reply of the server holds the type {kind:#x}, which is not one of BSON")
+    counted: int = _int32(document, place)[0]
+    return place + counted + _COUNTED[kind]
