@@ -9,6 +9,8 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal, get_args
 
 from .config import RetryPolicy
@@ -83,9 +85,9 @@ class Handler:
         return description is None or any(description.changes(field) for field in self.fields)
 
     def overlaps(self, other: Handler) -> bool:
-        """Tell whether one event could be for both."""
+        """Tell whether one event could be for both, as far as a glob and a name, or one glob and another, tell."""
         return all(
-            mine is None or theirs is None or not frozenset(mine).isdisjoint(theirs)
+            mine is None or theirs is None or any(is_like(a, b) or is_like(b, a) for a in mine for b in theirs)
             for mine, theirs in (
                 (self.operations, other.operations),
                 (self.collections, other.collections),
@@ -109,7 +111,7 @@ def is_glob(name: str) -> bool:
 
 def name_of(function: Any) -> str:
     """Name a handler as dead letters carry it: ``module:qualname``."""
-    while hasattr(function, "func"):
+    while isinstance(function, partial):
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}:{named.__qualname__}"
@@ -118,7 +120,7 @@ def name_of(function: Any) -> str:
 def checked_function(function: Any, on: str) -> Function:
     if not callable(function):
         raise ConfigurationError(f"@watcher.{on}() decorates functions, not {type(function).__name__}")
-    for candidate in (inspect.unwrap(function), getattr(function, "func", None), getattr(function, "__call__", None)):
+    for candidate in (inspect.unwrap(function), type(function).__call__):
         if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
             raise ConfigurationError(
                 f"{name_of(function)} is async: it would never run; write a plain def (greenlets wait without await)"
@@ -137,23 +139,18 @@ def checked(
     for option in options.keys() - known:
         raise ConfigurationError(f"unknown option {option!r}: there are {', '.join(sorted(known))}")
     for operation in operations:
+        if not isinstance(operation, str):
+            raise ConfigurationError(
+                f"operations are given one by one, not as {type(operation).__name__}: write on('insert', 'update')"
+            )
         if operation not in OPERATIONS:
             raise ConfigurationError(
                 f"unknown operation {operation!r}{_hint(operation)}; there are {', '.join(sorted(OPERATIONS))}"
             )
-    database, fields, concurrency = (
-        options.get("database"),
-        _names("fields", options.get("fields")),
-        options.get("concurrency"),
-    )
+    fields = _names("fields", options.get("fields"))
     if fields and operations and "update" not in operations:
         raise ConfigurationError("fields= is about updates: add 'update' to the operations")
-    if database is not None and own_database is not None and database != own_database:
-        raise ConfigurationError(
-            f"database={database!r}: this watcher watches {own_database!r}; use a Watcher without a database for several"
-        )
-    if concurrency is not None and not is_count(concurrency):
-        raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
+    _check_database(options.get("database"), own_database)
     _check_choices(options)
     collections = _names("collection", options.get("collection"))
     return Handler(
@@ -161,10 +158,10 @@ def checked(
         name="",
         operations=frozenset(operations) or None,
         collections=collections or None,
-        database=database,
+        database=options.get("database"),
         fields=fields,
         manual=options.get("ack", "auto") == "manual",
-        concurrency=concurrency,
+        concurrency=options.get("concurrency"),
         retry=options.get("retry"),
         on_error=options.get("on_error"),
         timeout=options.get("timeout"),
@@ -172,8 +169,22 @@ def checked(
     )
 
 
+def _check_database(database: object, own: str | None) -> None:
+    if database is None:
+        return
+    if not isinstance(database, str) or not database or "." in database or "\0" in database:
+        raise ConfigurationError(f"database= takes the name of one database, not {database!r}")
+    if own is not None and database != own:
+        raise ConfigurationError(
+            f"database={database!r}: this watcher watches {own!r}; use a Watcher without a database for several"
+        )
+
+
 def _check_choices(options: Mapping[str, Any]) -> None:
     ack, on_error, retry, timeout = (options.get(name) for name in ("ack", "on_error", "retry", "timeout"))
+    concurrency = options.get("concurrency")
+    if concurrency is not None and not is_count(concurrency):
+        raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
     if ack not in (None, "auto", "manual"):
         raise ConfigurationError(f"ack must be 'auto' or 'manual', not {ack!r}")
     check_on_error(on_error, none=True)
@@ -204,13 +215,10 @@ def _names(option: str, value: object) -> tuple[str, ...]:
     return names
 
 
-def _hint(operation: object) -> str:
-    near = [
-        known
-        for known in sorted(OPERATIONS)
-        if isinstance(operation, str) and operation.lower()[:6] == known.lower()[:6]
-    ]
-    return f": did you mean {near[0]!r}?" if near else ""
+def _hint(operation: str) -> str:
+    known = {name.lower(): name for name in OPERATIONS}
+    near = get_close_matches(operation.lower(), known, n=1, cutoff=0.75)
+    return f": did you mean {known[near[0]]!r}?" if near else ""
 
 
 def is_count(value: object) -> bool:
