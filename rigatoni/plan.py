@@ -1,4 +1,4 @@
-"""Which streams a watcher opens: one for all collections that share its configuration, and one for each ``watch()``. Pure."""
+"""Which streams a watcher opens: one that collections share, and one for each ``watch()``. Pure."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class Plan:
         ]
         return max([*asked, *([self.asked] if self.asked else [])], default=self.concurrency)
 
+    def feeds(self, handler: Handler) -> bool:
+        """Tell whether any event of this stream is for the handler."""
+        return select([handler], (self.selection.database, self.selection.collection), self.apart) is not None
+
 
 def plans(
     handlers: Sequence[Handler],
@@ -96,17 +100,17 @@ def _apart(scope: str, watch: Watch, handlers: Sequence[Handler], concurrency: i
     selection = select(handlers, (watch.database, watch.collection))
     if selection is None:
         raise ConfigurationError(
-            f"watch({watch.collection!r}) has no handler: decorate a function with @watcher.on(…, collection={watch.collection!r})"
+            f"watch({watch.collection!r}) has no handler: "
+            f"decorate a function with @watcher.on(…, collection={watch.collection!r})"
         )
     return Plan(scope, selection, watch.config, concurrency, watch.start_at, handlers, True, asked=watch.concurrency)
 
 
 def _check_expanded(made: Sequence[Plan]) -> None:
-    if any(plan.config.show_expanded_events for plan in made):
-        return
     for handler in made[0].handlers:
         hidden = (handler.operations or frozenset()) & EXPANDED_OPERATIONS
-        if hidden:
+        if hidden and not any(plan.config.show_expanded_events and plan.feeds(handler) for plan in made):
             raise ConfigurationError(
-                f"{handler.name} waits for {', '.join(sorted(hidden))}: the server sends them only with ChangeStreamConfig(show_expanded_events=True)"
+                f"{handler.name} waits for {', '.join(sorted(hidden))}: "
+                "the server sends them only with ChangeStreamConfig(show_expanded_events=True)"
             )
