@@ -1,4 +1,4 @@
-"""Replies of the server: what is read before they are decoded, slices, and what no sound program would have inserted."""
+"""Replies of the server: what is read undecoded, slices, and what no sound program would have inserted."""
 
 from __future__ import annotations
 

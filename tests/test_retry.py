@@ -56,9 +56,9 @@ class Attempts:
 
 
 def wrapped(
-    server: Server, settings: ChangeStreamConfig, stop: Flag | None = None, told: Callable[..., None] = Attempts()
+    server: Server, settings: ChangeStreamConfig, stop: Flag | None = None, told: Attempts | None = None
 ) -> Callable[[], str]:
-    return reconnecting(server.pull, settings, stop or Flag(), told)
+    return reconnecting(server.pull, settings, stop or Flag(), told or Attempts())
 
 
 def test_a_pull_that_works_is_returned_at_once() -> None:
