@@ -13,19 +13,22 @@ from typing import Any
 import gevent
 
 from .config import RetryPolicy
-from .errors import HandlerError
+from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .events import AckableEvent, ChangeEvent, DeadLetter
 from .hooks import HookChain
 from .hub import Flag, GivenUp
 from .registration import Handler, OnError
-from .watermark import Batch
+from .watermark import HANDLED, Batch
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Counts:
-    """Count what became of events: `handled` and `failed` are calls, `retried` are calls again, `dead_lettered` are letters."""
+    """Count what became of events.
+
+    Each event of a batch counts in `handled` and `failed`; `retried` are calls again, `dead_lettered` are letters.
+    """
 
     handled: int = 0
     failed: int = 0
@@ -48,7 +51,7 @@ class Ticket:
         """Say that this handler is finished with the event; from any thread, as often as one likes."""
         self.owed.discard(handler)
         if not self.owed:
-            self.batch.done[self.index] = 1
+            self.batch.done[self.index] = HANDLED
 
 
 class Delivery:
@@ -97,7 +100,9 @@ class Delivery:
             if self._stop.wait(policy.backoff(attempt)):
                 raise GivenUp("stopped while waiting for another attempt")
             attempt += 1
-            error = self._attempt(handler, tickets)
+            # What was acknowledged meanwhile is finished.
+            tickets = [ticket for ticket in tickets if handler in ticket.owed]
+            error = self._attempt(handler, tickets) if tickets else None
         if not handler.manual:
             for ticket in tickets:
                 ticket.settle(handler)
@@ -131,7 +136,10 @@ class Delivery:
         self._progress()
 
     def _failed(self, handler: Handler, tickets: Sequence[Ticket], error: BaseException, attempt: int) -> bool:
-        """Count a failed attempt; True when the handler had acknowledged everything before it failed, so that it is not called again."""
+        """Count a failed attempt.
+
+        True when the handler had acknowledged everything before it failed, so that it is not called again.
+        """
         self.counts.failed += len(tickets)
         for ticket in tickets:
             self._hooks.failed(ChangeEvent(ticket.raw), error, attempt)
@@ -154,11 +162,21 @@ class Delivery:
             "%s failed %d times for %r: %s", handler.name, attempts, event, policy.replace("_", " "), exc_info=error
         )
         if policy == "dead_letter":
-            self._bury(_letter(handler, ticket.raw, error, attempts))
+            self._keep(_letter(handler, ticket.raw, error, attempts))
             self.counts.dead_lettered += 1
             self._hooks.dead_lettered(event, error)
         ticket.settle(handler)
         return None
+
+    def _keep(self, letter: DeadLetter) -> None:
+        try:
+            self._bury(letter)
+        except StreamError:
+            raise
+        except Exception as error:
+            raise ResumeTokenPersistenceError(
+                f"a dead letter of {letter.handler} cannot be stored ({type(error).__name__}): its event is not done"
+            ) from error
 
     def _one_by_one(self, handler: Handler, tickets: Sequence[Ticket], attempts: int) -> None:
         """Hand over a failed batch again, an event at a time, so that only what fails alone is given up."""

@@ -16,9 +16,9 @@ import gevent
 from .delivery import Delivery, Ticket
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
-from .hub import Flag, GivenUp, wait_for_any
+from .hub import Flag, GivenUp
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
-from .watermark import Batch
+from .watermark import HANDLED, UNWANTED, Batch, Place
 
 Raw = Mapping[str, Any]
 Namespace = tuple[str | None, str | None]
@@ -34,13 +34,11 @@ class Shared:
     :param delivery: calls the handlers.
     :param progress: called when events may have become done.
     :param fail: called with the error when a lane ends as it should not.
-    :param stop: makes every lane end after the handler call that it is in, and forget the rest.
     """
 
     delivery: Delivery
     progress: Callable[[], None]
     fail: Callable[[BaseException], None]
-    stop: Flag
     live: set[Lane] = field(default_factory=set)
     empty: Flag = field(default_factory=Flag)
     barriers: list[Barrier] = field(default_factory=list)
@@ -108,12 +106,18 @@ class Barrier:
         self.item = item
         self.missing = 0
         self.is_open = False
+        self.is_cancelled = False
         self.passed = Flag()
         self._reach = _reach(item[2], item[3].group.namespace)
 
     def covers(self, namespace: Namespace) -> bool:
         """Tell whether this collection is held: None reaches everything, (database, None) a database."""
         return self._reach is None or namespace in self._reach or (namespace[0], None) in self._reach
+
+    def cancel(self) -> None:
+        """Let go whoever waits: the event will not be handled, nor what comes after it."""
+        self.is_cancelled = True
+        self.passed.set()
 
 
 class Lane:
@@ -129,6 +133,7 @@ class Lane:
         self.is_waiting = False
         self._pending: list[Ticket] = []
         self._pending_for: tuple[Handler, ...] = ()
+        self._pending_last: Item | None = None
         self._due = 0.0
 
     def begin(self) -> None:
@@ -146,6 +151,17 @@ class Lane:
         if self.greenlet is None:
             self.begin()
 
+    def forget(self, horizon: Place | None) -> None:
+        """Give up what waits, as far as it comes after `horizon`; the handler that is running is left alone."""
+        kept = [item for item in self.items if horizon is not None and place(item) <= horizon]
+        self.items.clear()
+        self.items.extend(kept)
+        self._pending = [
+            ticket for ticket in self._pending if horizon is not None and (ticket.batch.serial, ticket.index) <= horizon
+        ]
+        self.is_due = True
+        self.arrived.set()
+
     def _ended(self, greenlet: object) -> None:
         """Notice a greenlet that somebody killed before it ran even once."""
         if self.greenlet is greenlet:
@@ -156,7 +172,10 @@ class Lane:
         try:
             self._work()
         except GivenUp:
-            pass
+            # What came before these barriers is not finished, so that nobody may pass them.
+            for item in self.items:
+                if isinstance(item, Barrier):
+                    item.cancel()
         except StreamError as error:
             self._shared.fail(error)
         except BaseException as error:
@@ -176,10 +195,10 @@ class Lane:
             self._shared.empty.set()
 
     def _work(self) -> None:
-        items, stop, counts = self.items, self._shared.stop, self._shared.delivery.counts
+        items, counts = self.items, self._shared.delivery.counts
         handled = 0
         turn = monotonic() + TURN
-        while (items or self._wait_for_batch()) and not stop.is_set():
+        while items or self._wait_for_batch():
             item = items.popleft()
             if isinstance(item, Barrier):
                 self._arrive(item)
@@ -194,7 +213,7 @@ class Lane:
                 except (Exception, gevent.Timeout) as error:
                     self._handle(item, error)
                 else:
-                    batch.done[index] = 1
+                    batch.done[index] = HANDLED
                     handled += 1
             if monotonic() > turn:
                 counts.handled += handled
@@ -211,42 +230,46 @@ class Lane:
         )
         ticket = Ticket(batch, index, raw, handlers)
         if not handlers:
-            batch.done[index] = 1
-        first = next((place for place, handler in enumerate(handlers) if handler.batch is not None), len(handlers))
+            batch.done[index] = UNWANTED
+        first = next((nth for nth, handler in enumerate(handlers) if handler.batch is not None), len(handlers))
         at_once, later = handlers[:first], handlers[first:]
         if self._pending and self._pending_for != later:
             self._hand_over()
         for handler in at_once:
             self._shared.delivery.deliver(handler, [ticket], error)
         if later:
-            self._collect(ticket, later)
+            self._collect(ticket, later, item)
 
-    def _collect(self, ticket: Ticket, handlers: tuple[Handler, ...]) -> None:
+    def _collect(self, ticket: Ticket, handlers: tuple[Handler, ...], item: Item) -> None:
         sizes = [handler.batch for handler in handlers if handler.batch is not None]
         if not self._pending:
             self._pending_for = handlers
             self._due = monotonic() + min(size.max_wait for size in sizes)
             self.is_due = False
         self._pending.append(ticket)
+        self._pending_last = item
         if len(self._pending) >= min(size.max_size for size in sizes):
             self._hand_over()
 
     def _hand_over(self) -> None:
         tickets, self._pending = self._pending, []
+        then, self.current = self.current, self._pending_last
         for handler in self._pending_for:
             for part in [tickets] if handler.batch is not None else [[ticket] for ticket in tickets]:
                 self._shared.delivery.deliver(handler, part)
+        self.current = then
 
     def _wait_for_batch(self) -> bool:
         """Wait for what may join the pending batch; True when there is something."""
-        while self._pending and not self.items and not self._shared.stop.is_set():
+        while self._pending and not self.items:
+            self.current = None
             self.arrived.clear()
             left = self._due - monotonic()
             if self.is_due or left <= 0:
                 self._hand_over()
             else:
                 self.is_waiting = True
-                wait_for_any((self.arrived, self._shared.stop), left)
+                self.arrived.wait(left)
                 self.is_waiting = False
         return bool(self.items)
 
@@ -255,7 +278,7 @@ class Lane:
             self._hand_over()
         self.current = None
         barrier.missing -= 1
-        if barrier.missing == 0 and not barrier.is_open:
+        if barrier.missing == 0 and not barrier.is_open and not barrier.is_cancelled:
             barrier.is_open = True
             self.current = barrier.item
             self._handle(barrier.item)
@@ -263,5 +286,12 @@ class Lane:
                 self._hand_over()
             self._shared.barriers.remove(barrier)
             barrier.passed.set()
-        else:
-            wait_for_any((barrier.passed, self._shared.stop))
+        barrier.passed.wait()
+        if barrier.is_cancelled:
+            raise GivenUp("the barrier is given up")
+
+
+def place(item: Item | Barrier) -> Place:
+    """Say where in the stream an event stands."""
+    batch, index, _, _ = item.item if isinstance(item, Barrier) else item
+    return batch.serial, index

@@ -12,14 +12,16 @@ from typing import Any
 from bson import Decimal128
 
 from .events import ChangeEvent
-from .lane import Barrier, Group, Namespace, Raw, Route, Shared
+from .lane import Barrier, Group, Namespace, Raw, Route, Shared, place
 from .registration import Handler
-from .watermark import Batch
+from .watermark import UNWANTED, Batch, Place
 
 Key = tuple[str | None, str | None, str]
 
 #: Kinds of events that are remembered at most; names of collections can be without end.
 MOST_ROUTES = 10_000
+
+_NOT_A_NUMBER = 0
 
 
 class Lanes:
@@ -46,7 +48,10 @@ class Lanes:
         self.empty.set()
 
     def put(self, batch: Batch) -> None:
-        """Put each event of a batch into its document's lane; one that nobody handles is done. Does not switch greenlets."""
+        """Put each event of a batch into its document's lane; one that nobody handles is done.
+
+        Does not switch greenlets.
+        """
         routes, done = self._routes, batch.done
         for index, raw in enumerate(batch.events):
             try:
@@ -56,7 +61,7 @@ class Lanes:
             except (KeyError, TypeError):
                 route, document_key = self._find_route(raw)
             if not route.handlers:
-                done[index] = 1
+                done[index] = UNWANTED
                 continue
             lane = route.lane
             if document_key is None or route.is_barrier:
@@ -76,6 +81,18 @@ class Lanes:
             lane.is_due = True
             lane.arrived.set()
 
+    def newest(self) -> Place | None:
+        """Say where the newest event stands whose handlers are running."""
+        return max((place(lane.current) for lane in self.live if lane.current is not None), default=None)
+
+    def forget(self, horizon: Place | None) -> None:
+        """Give up what waits in lanes and in batch buffers, as far as it comes after `horizon`; all of it without one."""
+        for lane in tuple(self.live):
+            lane.forget(horizon)
+        for barrier in tuple(self._shared.barriers):
+            if not barrier.is_open and (horizon is None or place(barrier) > horizon):
+                barrier.cancel()
+
     def unfinished(self) -> Iterator[tuple[str, ChangeEvent]]:
         """Name the handlers that are running, each with its event."""
         for lane in self.live:
@@ -91,8 +108,7 @@ class Lanes:
             if len(self._routes) >= MOST_ROUTES:
                 self._forget()
             route = self._routes[key] = Route(self._shared, self._group(key[:2]), key[2], self._lookup(*key))
-        document_key = raw.get("documentKey")
-        return route, document_key if isinstance(document_key, Mapping) else None
+        return route, raw.get("documentKey")
 
     def _group(self, namespace: Namespace) -> Group:
         if namespace not in self._groups:
@@ -114,22 +130,25 @@ class Lanes:
                 lane.stop_at(barrier)
 
 
-def _slot(document_key: Mapping[str, Any], width: int) -> int:
+def _slot(document_key: Any, width: int) -> int:
     # By _id alone: a shard key beside it may change with the document, and documents that share a lane by chance only
-    # wait for each other.
-    return _hash(document_key.get("_id")) % width
+    # wait for each other. Without one the user's pipeline has changed the key.
+    return _hash(document_key.get("_id") if isinstance(document_key, Mapping) else document_key) % width
 
 
 def _hash(value: Any) -> int:
-    """Hash as the server compares: 1, 1.0, Int64(1) and Decimal128("1") are one ``_id``, and an ``_id`` may be a document."""
+    """Hash as the server compares: 1, 1.0, Int64(1) and Decimal128("1") are one ``_id``, which may be a document."""
     if isinstance(value, Decimal128):
         value = value.to_decimal()
+        if value.is_nan():
+            # Comparing a signaling one raises.
+            return _NOT_A_NUMBER
     if isinstance(value, Mapping):
         return hash(tuple((field, _hash(part)) for field, part in value.items()))
     if isinstance(value, list):
         return hash(tuple(map(_hash, value)))
     try:
         # Not-a-numbers are one _id too, and Python hashes each differently.
-        return hash(value) if value == value else 0
+        return hash(value) if value == value else _NOT_A_NUMBER
     except TypeError:
         return hash(repr(value))

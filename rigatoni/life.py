@@ -112,6 +112,8 @@ class Life:
             # Not the current one: a handler may fork, and its child must go on.
             if each is not here and isinstance(each, gevent.Greenlet):
                 each.kill(block=False)
+        for pipe in self._pipes:
+            pipe.forget(everything=True)
         self.stop.set()
 
     def stats(self) -> dict[str, Any]:
@@ -227,9 +229,12 @@ class Life:
 
     def _let_lanes_end(self, deadline: float) -> None:
         for pipe in self._pipes:
+            pipe.forget(everything=self.error is not None)
+        for pipe in self._pipes:
             while pipe.lanes.live and monotonic() < deadline and not self.hurry.is_set():
                 wait_for_any((pipe.lanes.empty, self.hurry), deadline - monotonic())
         for pipe in self._pipes:
+            pipe.forget(everything=True)
             self.unfinished.extend(f"{name} with {event!r}" for name, event in pipe.lanes.unfinished())
         if self.unfinished:
             logger.warning(

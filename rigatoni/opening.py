@@ -133,7 +133,7 @@ class Opening:
         )
         return Pipe(
             self._stream(plan, cluster),
-            Lanes(plan.lookup, plan.width, Shared(delivery, room.set, self._fail, self._stop)),
+            Lanes(plan.lookup, plan.width, Shared(delivery, room.set, self._fail)),
             room=room,
             resumption=resume(stored, plan.scope, [other.scope for other in self._plans]),
             counts=delivery.counts,

@@ -101,7 +101,8 @@ class Pipe:
                 self._wait(self._taken)
             reply = self._stream.pull()
             self._ahead.append(reply)
-            self._arrived.set()
+            # By a detour through the hub, so that the next getMore is on its way before this reply is decoded.
+            gevent.spawn(self._arrived.set)
             if not reply.cursor_id and self._ends_when_invalidated:
                 self._wait(Flag())
 
@@ -111,14 +112,12 @@ class Pipe:
             while not self._ahead:
                 self._arrived.clear()
                 self._wait(self._arrived)
-            # Left in its place while it is put, so that no third reply is read ahead meanwhile.
-            reply = self._ahead[0]
+            reply = self._ahead.popleft()
+            self._taken.set()
             self._heard, self._caught_up = monotonic(), reply.is_empty
             for events, end, size in reply.slices():
                 self._put(events, end, size)
                 gevent.sleep(0)
-            self._ahead.popleft()
-            self._taken.set()
             if not reply.cursor_id and self._ends_when_invalidated:
                 self._end()
 
@@ -136,6 +135,11 @@ class Pipe:
         """Take note that what :meth:`rows` gave is in the store."""
         self._saved = position
         self._hooks.saved(self.scope, None if position is None else position.token)
+
+    def forget(self, *, everything: bool = False) -> None:
+        """Give up what waits in lanes, except what handled events have overtaken: left undone, it would repeat them."""
+        places = [place for place in (self._watermark.newest(), self.lanes.newest()) if place is not None]
+        self.lanes.forget(max(places) if places and not everything else None)
 
     def close(self, error: BaseException | None) -> None:
         """Free the server's cursor."""
@@ -186,6 +190,8 @@ class Pipe:
             batch = Batch(
                 share, end if is_last and end is not None else share[-1]["_id"], size * len(share) // len(events)
             )
+            if self._stop.is_set():
+                raise GivenUp("stopped before this batch")
             self._watermark.track(batch)
             self.lanes.put(batch)
         if not events and end is not None:

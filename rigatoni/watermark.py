@@ -11,6 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Token = Mapping[str, Any]
+#: Where an event stands in its stream: the number of its batch, and its own in it.
+Place = tuple[int, int]
+
+#: How an event can be done: its handlers are finished with it, or it has none. 0 is not done.
+HANDLED = 1
+UNWANTED = 2
 
 
 class Batch:
@@ -21,7 +27,7 @@ class Batch:
     :param size: their size on the wire, in bytes.
     """
 
-    __slots__ = ("done", "end", "events", "passed", "size", "tokens")
+    __slots__ = ("done", "end", "events", "passed", "serial", "size", "tokens")
 
     def __init__(self, events: Sequence[Mapping[str, Any]], end: Token, size: int) -> None:
         self.events = events
@@ -31,6 +37,7 @@ class Batch:
         self.size = size
         self.done = bytearray(len(self.tokens))
         self.passed = 0
+        self.serial = 0
 
 
 class Watermark:
@@ -39,11 +46,14 @@ class Watermark:
     def __init__(self) -> None:
         self._batches: deque[Batch] = deque()
         self._token: Token | None = None
+        self._serial = 0
         self.in_flight = 0
         self.size = 0
 
     def track(self, batch: Batch) -> None:
         """Take a batch in, behind all earlier ones."""
+        self._serial += 1
+        batch.serial = self._serial
         self._batches.append(batch)
         self.in_flight += len(batch.done)
         self.size += batch.size
@@ -81,4 +91,12 @@ class Watermark:
         self.advance()
         for batch in self._batches:
             return batch.events[batch.passed]
+        return None
+
+    def newest(self) -> Place | None:
+        """Say where the newest handled event of those in flight stands."""
+        for batch in reversed(self._batches):
+            index = batch.done.rfind(HANDLED)
+            if index >= 0:
+                return batch.serial, index
         return None
