@@ -58,8 +58,7 @@ class Group:
         lane = self.lanes.get(slot)
         if lane is None:
             lane = self.lanes[slot] = Lane(self._shared)
-            # It is new, but what comes before its first event is not: barriers that are not passed yet hold it back as
-            # well.
+            # It is new, but what comes before its first event is not: barriers that nobody passed yet hold it back too.
             for barrier in self._shared.barriers:
                 if barrier.covers(self.namespace):
                     lane.stop_at(barrier)
@@ -138,6 +137,7 @@ class Lane:
 
     def begin(self) -> None:
         """Let a greenlet work until nothing is left."""
+        self.is_due = False
         self._shared.live.add(self)
         self._shared.empty.clear()
         self.greenlet = gevent.spawn(self._run)
@@ -153,12 +153,11 @@ class Lane:
 
     def forget(self, horizon: Place | None) -> None:
         """Give up what waits, as far as it comes after `horizon`; the handler that is running is left alone."""
-        kept = [item for item in self.items if horizon is not None and place(item) <= horizon]
+        horizon = horizon or (0, 0)
+        kept = [item for item in self.items if place(item) <= horizon]
         self.items.clear()
         self.items.extend(kept)
-        self._pending = [
-            ticket for ticket in self._pending if horizon is not None and (ticket.batch.serial, ticket.index) <= horizon
-        ]
+        self._pending = [ticket for ticket in self._pending if (ticket.batch.serial, ticket.index) <= horizon]
         self.is_due = True
         self.arrived.set()
 
@@ -173,9 +172,8 @@ class Lane:
             self._work()
         except GivenUp:
             # What came before these barriers is not finished, so that nobody may pass them.
-            for item in self.items:
-                if isinstance(item, Barrier):
-                    item.cancel()
+            for barrier in [item for item in self.items if isinstance(item, Barrier)]:
+                barrier.cancel()
         except StreamError as error:
             self._shared.fail(error)
         except BaseException as error:
@@ -196,7 +194,6 @@ class Lane:
 
     def _work(self) -> None:
         items, counts = self.items, self._shared.delivery.counts
-        handled = 0
         turn = monotonic() + TURN
         while items or self._wait_for_batch():
             item = items.popleft()
@@ -214,23 +211,22 @@ class Lane:
                     self._handle(item, error)
                 else:
                     batch.done[index] = HANDLED
-                    handled += 1
+                    counts.handled += 1
             if monotonic() > turn:
-                counts.handled += handled
-                handled = 0
                 self._shared.progress()
                 gevent.sleep(0)
                 turn = monotonic() + TURN
-        counts.handled += handled
 
     def _handle(self, item: Item, error: BaseException | None = None) -> None:
         batch, index, raw, route = item
         handlers = (
             tuple(handler for handler in route.handlers if handler.wants(raw)) if route.is_picky else route.handlers
         )
-        ticket = Ticket(batch, index, raw, handlers)
         if not handlers:
+            # What nobody wants ends no batch.
             batch.done[index] = UNWANTED
+            return
+        ticket = Ticket(batch, index, raw, handlers)
         first = next((nth for nth, handler in enumerate(handlers) if handler.batch is not None), len(handlers))
         at_once, later = handlers[:first], handlers[first:]
         if self._pending and self._pending_for != later:
@@ -245,7 +241,6 @@ class Lane:
         if not self._pending:
             self._pending_for = handlers
             self._due = monotonic() + min(size.max_wait for size in sizes)
-            self.is_due = False
         self._pending.append(ticket)
         self._pending_last = item
         if len(self._pending) >= min(size.max_size for size in sizes):
@@ -279,16 +274,24 @@ class Lane:
         self.current = None
         barrier.missing -= 1
         if barrier.missing == 0 and not barrier.is_open and not barrier.is_cancelled:
-            barrier.is_open = True
-            self.current = barrier.item
-            self._handle(barrier.item)
-            if self._pending:
-                self._hand_over()
-            self._shared.barriers.remove(barrier)
-            barrier.passed.set()
+            self._open(barrier)
+        self._shared.progress()
         barrier.passed.wait()
         if barrier.is_cancelled:
             raise GivenUp("the barrier is given up")
+
+    def _open(self, barrier: Barrier) -> None:
+        barrier.is_open = True
+        self.current = barrier.item
+        try:
+            self._handle(barrier.item)
+            if self._pending:
+                self._hand_over()
+        except BaseException:
+            barrier.cancel()
+            raise
+        self._shared.barriers.remove(barrier)
+        barrier.passed.set()
 
 
 def place(item: Item | Barrier) -> Place:
