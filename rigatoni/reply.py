@@ -5,6 +5,7 @@ While this reply is decoded and handled the server already works on the next one
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -91,10 +92,16 @@ class Reply:
         return events, end, size
 
     def _decode(self, data: bytes) -> Any:
+        # Nothing of a reply is garbage while it is decoded, and looking for some takes longer than decoding.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             return bson.decode(data, self._codec)
         except (InvalidBSON, OverflowError, ValueError):
             return self._decode_tolerantly(data)
+        finally:
+            if collects:
+                gc.enable()
 
     def _decode_tolerantly(self, data: bytes) -> Any:
         # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream. What the
