@@ -92,7 +92,7 @@ def warn_of(client: Client, made_by: int) -> None:
         )
     if client.read_preference != ReadPreference.PRIMARY:
         weak.append(
-            f"read preference {client.read_preference.name} (with several eligible servers a getMore may reach the wrong one)"
+            f"read preference {client.read_preference.name} (a getMore may reach a server that has not the cursor)"
         )
     if made_by != os.getpid():
         weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
@@ -179,13 +179,15 @@ def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:
             )
         return Timestamp(int(start_at.timestamp()), 1)
     raise ConfigurationError(
-        f"start_at cannot be {start_at!r:.60}: None, 'earliest', a Timestamp, an aware datetime, a timedelta back from now, or a resume token"
+        f"start_at cannot be {start_at!r:.60}: None, 'earliest', a Timestamp, an aware datetime, a timedelta back from "
+        "now, or a resume token"
     )
 
 
 def _checked(position: Position, now: Timestamp) -> Position:
     if position.cluster_time > now:
         raise ConfigurationError(
-            f"start_at is {position.cluster_time.time - now.time} s ahead of the server's time: the server would stay silent until then"
+            f"start_at is {position.cluster_time.time - now.time} s ahead of the server's time: "
+            "the server would stay silent until then"
         )
     return position

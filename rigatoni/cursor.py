@@ -20,7 +20,7 @@ from .errors import StreamConnectionError
 from .hub import Call, Calls, Flag, GivenUp, wait_for_any
 from .position import Position
 from .reply import RAW, Codec, Reply
-from .selection import Selection
+from .selection import STUB_OF_OVERSIZED, Selection
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +39,7 @@ class Cursor:
 
     :param calls: how blocking calls are made.
     :param stop: gives up the call that is waited for.
+    :param stubs: whether an event that is too large to be sent comes without its images.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Cursor:
         read_preference: Any,
         calls: Calls,
         stop: Flag,
+        stubs: bool = False,
     ) -> None:
         self._database = database
         self._selection = selection
@@ -58,6 +60,7 @@ class Cursor:
         self._read_preference = read_preference
         self._calls = calls
         self._stop = stop
+        self._stubs = stubs
         self._session: ClientSession | None = None
         self._id = 0
         self.catching_up = False
@@ -92,7 +95,10 @@ class Cursor:
             )
             stage[started[0]] = started[1]
         match = [{"$match": self._selection.match}] if self._selection.match is not None else []
-        return [{"$changeStream": stage}, *match, *config.pipeline]
+        # Only where images are asked for: without them an event is hardly larger than the write that it tells of.
+        has_images = config.full_document is not None or config.full_document_before_change is not None
+        guard = [STUB_OF_OVERSIZED] if self._stubs and has_images else []
+        return [{"$changeStream": stage}, *match, *config.pipeline, *guard]
 
     def open(self, position: Position | None) -> Reply:
         """Open the cursor; the reply holds no events, and its end is the position it starts from."""
@@ -110,7 +116,7 @@ class Cursor:
         return reply
 
     def get_more(self, count: int, floor: Position | None) -> Reply:
-        """Wait for the next reply of at most `count` events; it may be empty, and :attr:`is_open` may be False afterwards."""
+        """Wait for a reply of at most `count` events; it may be empty, and :attr:`is_open` may be False afterwards."""
         command = {
             "getMore": Int64(self._id),
             "collection": self._selection.collection or "$cmd.aggregate",

@@ -18,7 +18,7 @@ from .events import AckableEvent, ChangeEvent, DeadLetter
 from .hooks import HookChain
 from .hub import Flag, GivenUp
 from .registration import Handler, OnError
-from .watermark import HANDLED, Batch
+from .watermark import HANDLED, Batch, Place
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +39,19 @@ class Counts:
 class Ticket:
     """An event that some handlers still owe; done when none does."""
 
-    __slots__ = ("batch", "index", "owed", "raw")
+    __slots__ = ("batch", "index", "is_begun", "owed", "raw")
 
     def __init__(self, batch: Batch, index: int, raw: Mapping[str, Any], handlers: Sequence[Handler]) -> None:
         self.batch = batch
         self.index = index
         self.raw = raw
         self.owed = set(handlers)
+        self.is_begun = False
+
+    @property
+    def place(self) -> Place:
+        """Say where in the stream the event stands."""
+        return self.batch.serial, self.index
 
     def settle(self, handler: Handler) -> None:
         """Say that this handler is finished with the event; from any thread, as often as one likes."""
@@ -109,6 +115,8 @@ class Delivery:
         return None
 
     def _attempt(self, handler: Handler, tickets: Sequence[Ticket]) -> BaseException | None:
+        for ticket in tickets:
+            ticket.is_begun = True
         events = [self._event(handler, ticket) for ticket in tickets]
         argument = events if handler.batch is not None else events[0]
         began = time.perf_counter()
@@ -200,9 +208,3 @@ def _is_retried(policy: RetryPolicy, error: BaseException) -> bool:
 def _letter(handler: Handler, raw: Mapping[str, Any], error: BaseException, attempts: int) -> DeadLetter:
     text = "".join(traceback.format_exception(error))
     return DeadLetter(None, handler.name, raw, f"{type(error).__name__}: {error}", text, attempts, time.time())
-
-
-def dispatched(handler: Handler, raw: Mapping[str, Any]) -> None:
-    """Call a handler once, without a stream; an ``ack()`` has nothing to acknowledge."""
-    event = AckableEvent(raw, lambda: None) if handler.manual else ChangeEvent(raw)
-    handler.function([event] if handler.batch is not None else event)

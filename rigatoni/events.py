@@ -108,7 +108,7 @@ class ChangeEvent(Mapping[str, Any]):
 
     @property
     def full_document_before_change(self) -> Mapping[str, Any] | None:
-        """Give the document before the change (pre-image), where the collection keeps them and the configuration asks for them."""
+        """Give the document before the change (pre-image), where the collection keeps it and the configuration asks."""
         return self.raw.get("fullDocumentBeforeChange")
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar, overload
 
@@ -131,6 +131,28 @@ class Handlers:
         if not is_seconds(max_wait, least=0):
             raise ConfigurationError(f"max_wait must be a number of seconds from 0, not {max_wait!r}")
         return self._decorator(operations, options, BatchSize(max_size, max_wait))
+
+    def dispatch(self, event: ChangeEvent | Mapping[str, Any], handler: str | None = None) -> None:
+        """Call the matching handlers once, in order, here and now: no server, no retry, exceptions go through.
+
+        For tests, and for replaying dead letters. Batch handlers get a list of one.
+
+        :param event: an event, or its raw dictionary.
+        :param handler: only the handler of this name, ``module:qualname``, as a dead letter carries it.
+        :raises ConfigurationError: when there is no handler of that name.
+        """
+        raw = event.raw if isinstance(event, ChangeEvent) else event
+        event = ChangeEvent(raw)
+        chosen = (
+            self._lookup(event.database, event.collection, event.operation)
+            if handler is None
+            else (self._named(handler),)
+        )
+        for each in chosen:
+            if each.wants(raw):
+                # There is no stream, so that an ack() has nothing to acknowledge.
+                mine = AckableEvent(raw, lambda: None) if each.manual else event
+                each.function([mine] if each.batch is not None else mine)
 
     def _decorator(
         self, operations: Sequence[Any], options: dict[str, Any], batch: BatchSize | None

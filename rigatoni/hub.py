@@ -63,7 +63,7 @@ class _Waiter:
 
 
 class Flag:
-    """An event that greenlets of any hub and any native thread can set and wait for (gevent's own serves one hub only)."""
+    """An event that greenlets of any hub and native thread can set and wait for; gevent's own serves one hub only."""
 
     __slots__ = ("_set", "_waiters")
 
@@ -164,7 +164,6 @@ class Calls:
         if not call.done.is_set():
             raise GivenUp("the call was given up")
         return call.result()
-
 
     def close(self) -> None:
         """Wait until the calls that were given up have ended too, and end the threads.

@@ -11,9 +11,11 @@ from typing import Any
 
 from bson import Decimal128
 
+from .barrier import Barrier
 from .events import ChangeEvent
-from .lane import Barrier, Group, Namespace, Raw, Route, Shared, place
+from .lane import Group, Raw, Route, Shared, place
 from .registration import Handler
+from .selection import Namespace
 from .watermark import UNWANTED, Batch, Place
 
 Key = tuple[str | None, str | None, str]
@@ -82,11 +84,11 @@ class Lanes:
             lane.arrived.set()
 
     def newest(self) -> Place | None:
-        """Say where the newest event stands whose handlers are running."""
-        return max((place(lane.current) for lane in self.live if lane.current is not None), default=None)
+        """Say where the newest event stands that a handler was called for and that is not finished."""
+        return max((at for lane in self.live if (at := lane.newest()) is not None), default=None)
 
     def forget(self, horizon: Place | None) -> None:
-        """Give up what waits in lanes and in batch buffers, as far as it comes after `horizon`; all of it without one."""
+        """Give up what waits in lanes and batch buffers, as far as it comes after `horizon`; all of it without one."""
         for lane in tuple(self.live):
             lane.forget(horizon)
         for barrier in tuple(self._shared.barriers):
@@ -122,7 +124,7 @@ class Lanes:
         }
 
     def _put_barrier(self, batch: Batch, index: int, raw: Raw, route: Route) -> None:
-        barrier = Barrier((batch, index, raw, route))
+        barrier = Barrier((batch, index, raw, route), raw, route.group.namespace)
         route.group.lane(0)
         self._shared.barriers.append(barrier)
         for group in self._groups.values():

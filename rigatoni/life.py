@@ -23,10 +23,11 @@ from greenlet import greenlet
 from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
 from .lease import Lease
-from .opening import Opening, Settings
+from .opening import Opening
 from .pipe import Pipe
 from .plan import Plan
 from .saver import Saver
+from .settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""``ChangeStreamListener``: the low-level iterator of one change stream. ``Watcher`` is built on the same ``stream.py``."""
+"""``ChangeStreamListener``: the low-level iterator of one change stream, on the same ``stream.py`` as ``Watcher``."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     def _read(self) -> None:
         if self._is_dead:
             raise StreamInvalidatedError(
-                f"the stream is invalidated ({self._reason or 'the server closed its cursor'}): a new listener with this resume_token goes on after it",
+                f"the stream is invalidated ({self._reason or 'the server closed its cursor'}): a new listener with "
+                "this resume_token goes on after it",
                 reason=self._reason or "invalidated",
             )
         stream = self._opened()

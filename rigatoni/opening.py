@@ -1,50 +1,30 @@
-"""How the streams of a watcher are opened: the cluster is asked, the stored positions are checked, the stages are put together."""
+"""How streams are opened: the cluster is asked, stored positions are checked, the stages are put together."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bson import Timestamp
 from pymongo.errors import PyMongoError
 
-from .client import Client, Cluster, connect, oldest, starting_point, warn_of
-from .config import URI, ChangeStreamConfig, RetryPolicy
+from .client import Cluster, connect, oldest, starting_point, warn_of
+from .config import URI
 from .cursor import Cursor
 from .delivery import Delivery
 from .errors import InvalidResumeTokenError, StreamError
-from .hooks import HookChain
 from .hub import Calls, Flag
 from .lane import Shared
 from .lanes import Lanes
 from .pipe import Pipe
 from .plan import Plan
 from .position import Position, resume
-from .registration import OnError
 from .retry import reconnecting
-from .stores import TokenStore
+from .settings import Settings
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a Watcher was told; see there."""
-
-    client: URI | Client
-    name: str
-    store: TokenStore
-    config: ChangeStreamConfig
-    max_in_flight: int
-    retry: RetryPolicy
-    on_error: OnError
-    save_interval: float
-    on_invalidate: str
-    on_history_lost: str
-    hooks: HookChain
-    made_by: int
 
 
 class Opening:
@@ -150,7 +130,14 @@ class Opening:
         database = client.get_database(plan.selection.database or "admin")
         return Stream(
             Cursor(
-                database, plan.selection, config, client.codec_options, client.read_preference, self._calls, self._stop
+                database,
+                plan.selection,
+                config,
+                client.codec_options,
+                client.read_preference,
+                self._calls,
+                self._stop,
+                stubs=settings.on_oversize == "stub",
             ),
             config,
             scope=plan.scope,
@@ -172,11 +159,12 @@ def check_positions(stored: Mapping[str, Position], cluster: Cluster, location: 
     for scope, position in stored.items():
         if cluster.is_other(position.cluster):
             raise InvalidResumeTokenError(
-                f"the position of stream {scope!r} in {location} is of another cluster ({position.cluster!r}, this is {cluster.identity!r}): "
-                "use another store or name for each cluster"
+                f"the position of stream {scope!r} in {location} is of another cluster ({position.cluster!r}, "
+                f"this is {cluster.identity!r}): use another store or name for each cluster"
             )
         if position.cluster_time > cluster.now:
             raise InvalidResumeTokenError(
-                f"the position of stream {scope!r} in {location} lies {position.cluster_time.time - cluster.now.time} s in the server's future: "
-                "the server would stay silent until then; was it restored from a backup?"
+                f"the position of stream {scope!r} in {location} lies "
+                f"{position.cluster_time.time - cluster.now.time} s in the server's future: the server would stay "
+                "silent until then; was it restored from a backup?"
             )

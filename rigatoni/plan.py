@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from .config import ChangeStreamConfig
 from .errors import ConfigurationError
-from .registration import EXPANDED_OPERATIONS, Handler
+from .registration import EXPANDED_OPERATIONS, Handler, is_count
 from .selection import Namespace, Selection, select
 
 Lookup = Callable[[str | None, str | None, str], Sequence[Handler]]
@@ -22,6 +23,45 @@ class Watch:
     config: ChangeStreamConfig
     concurrency: int | None
     start_at: object
+
+    @property
+    def scope(self) -> str:
+        """Name the stream, and the row of its position."""
+        return f"{self.database}.{self.collection}"
+
+
+def watched(
+    collection: str,
+    database: str | None,
+    own: str | None,
+    config: ChangeStreamConfig,
+    concurrency: int | None,
+    start_at: object,
+    changes: Mapping[str, Any],
+) -> Watch:
+    """Check what ``watch()`` was asked.
+
+    :param own: the watcher's database.
+    :param config: the watcher's, which `changes` change.
+    :raises ConfigurationError: for what no stream could be opened with.
+    """
+    home = database or own
+    if home is None:
+        raise ConfigurationError(
+            f"watch({collection!r}) needs database=, for this watcher watches the whole deployment"
+        )
+    if own is not None and home != own:
+        raise ConfigurationError(f"watch({collection!r}, database={database!r}): this is a watcher of {own!r}")
+    if not isinstance(collection, str) or not collection or "{" in collection or "\0" in collection:
+        raise ConfigurationError(
+            f"watch({collection!r}): the server opens no cursor on exactly this name; "
+            "use on(collection=…) without watch()"
+        )
+    if concurrency is not None and not is_count(concurrency):
+        raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
+    for option in changes.keys() - {knob.name for knob in fields(config)}:
+        raise ConfigurationError(f"watch({collection!r}): {option!r} is no option of ChangeStreamConfig")
+    return Watch(home, collection, replace(config, **changes), concurrency, start_at)
 
 
 @dataclass(frozen=True, slots=True)

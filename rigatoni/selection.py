@@ -11,10 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .events import TRUNCATED
 from .registration import ENDING_OPERATIONS, Handler, is_glob
 
 #: A filter on more collection names than this costs the server more than it saves.
 MOST_NAMES = 8
+
+#: The most that an event may weigh, somewhat under the limit of the server's own documents (16 MiB and 16 KiB).
+MOST_BYTES = 16 * 1024 * 1024 + 12 * 1024
 
 Namespace = tuple[str | None, str | None]
 
@@ -106,3 +110,37 @@ def _by_name(wanted: Sequence[_Want], scope: Namespace) -> Mapping[str, Any]:
 
 def _one_of(names: Collection[str]) -> Any:
     return next(iter(names)) if len(names) == 1 else {"$in": sorted(names)}
+
+
+def _size(field: str) -> Mapping[str, Any]:
+    return {"$cond": [{"$eq": [{"$type": field}, "object"]}, {"$bsonSize": field}, 0]}
+
+
+def _unless(condition: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    return {"$cond": [condition, "$$REMOVE", field]}
+
+
+# By the sum: two images that are small enough each can be too large together. The _id is in the token, twice, as well.
+_IS_OVERSIZED: Mapping[str, Any] = {
+    "$gt": [
+        {
+            "$add": [
+                _size("$fullDocument"),
+                _size("$fullDocumentBeforeChange"),
+                _size("$updateDescription"),
+                {"$multiply": [4, _size("$documentKey")]},
+            ]
+        },
+        MOST_BYTES,
+    ]
+}
+
+#: A last stage that takes the images out of an event that the server could not send (10334, at every reopening), and
+#: says so. https://www.mongodb.com/docs/manual/changeStreams/#performance-considerations
+STUB_OF_OVERSIZED: Mapping[str, Any] = {
+    "$set": {
+        "fullDocument": _unless(_IS_OVERSIZED, "$fullDocument"),
+        "fullDocumentBeforeChange": _unless(_IS_OVERSIZED, "$fullDocumentBeforeChange"),
+        TRUNCATED: {"$cond": [_IS_OVERSIZED, ["fullDocument", "fullDocumentBeforeChange"], "$$REMOVE"]},
+    }
+}

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from time import monotonic
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from .client import Client
 from .config import URI, ChangeStreamConfig, RetryPolicy
-from .delivery import dispatched
 from .errors import ConfigurationError
-from .events import ChangeEvent
 from .handlers import Handlers
-from .hooks import HookChain, Hooks
+from .hooks import Hooks
 from .hub import inert_after_fork, is_patched, live
 from .life import Life, State
-from .opening import Settings
-from .plan import Watch, plans
-from .registration import OnError, check_on_error, is_count, is_seconds
+from .plan import Watch, plans, watched
+from .registration import OnError
+from .settings import Settings, chained
+from .signals import told_by_signals
 from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
 
 logger = logging.getLogger(__name__)
-
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Watcher(Handlers):
@@ -87,30 +80,26 @@ class Watcher(Handlers):
         on_oversize: str = "stub",
         hooks: Sequence[Hooks] = (),
     ) -> None:
-        config = config or ChangeStreamConfig()
-        _check(name, database, config, concurrency, max_in_flight, save_interval, hooks)
-        check_on_error(on_error)
-        _check_choice("on_invalidate", on_invalidate, ("resume", "stop"))
-        _check_choice("on_history_lost", on_history_lost, ("stop", "now", "earliest"))
-        _check_choice("on_oversize", on_oversize, ("stub", "stop"))
         super().__init__(database)
         self.name = name
         self.store = SQLiteStore(store) if isinstance(store, (str, os.PathLike)) else store
-        self._concurrency = concurrency
-        self._start_at = start_at
         self._watches: dict[str, Watch] = {}
         self._settings = Settings(
             client=URI(client) if isinstance(client, str) else client,
+            database=database,
             name=name,
             store=self.store,
-            config=config,
+            config=ChangeStreamConfig() if config is None else config,
+            concurrency=concurrency,
             max_in_flight=max_in_flight,
-            retry=retry or RetryPolicy(),
+            retry=RetryPolicy() if retry is None else retry,
             on_error=on_error,
             save_interval=save_interval,
+            start_at=start_at,
             on_invalidate=on_invalidate,
             on_history_lost=on_history_lost,
-            hooks=HookChain(hooks),
+            on_oversize=on_oversize,
+            hooks=chained(hooks),
             made_by=os.getpid(),
         )
         self._life: Life | None = None
@@ -128,7 +117,10 @@ class Watcher(Handlers):
         return None if self._life is None else self._life.error
 
     def stats(self) -> dict[str, Any]:
-        """Return counts, lag and headroom (seconds, None while unknown) in all and per stream, in any state and from any thread."""
+        """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream.
+
+        In any state and from any greenlet or thread.
+        """
         return Life(self._settings, ()).stats() | {"state": "created"} if self._life is None else self._life.stats()
 
     def watch(
@@ -152,27 +144,14 @@ class Watcher(Handlers):
         :raises ConfigurationError: for a name that no cursor can be opened on, an unknown option, a second call for one
             collection, after ``start()``.
         """
-        home = database or self.database
-        if home is None or (self.database is not None and home != self.database):
-            raise ConfigurationError(
-                f"watch({collection!r}) needs database=: {'which one?' if home is None else f'this is a watcher of {self.database!r}'}"
-            )
-        if not collection or "{" in collection or "\0" in collection:
-            raise ConfigurationError(
-                f"watch({collection!r}): the server does not open a cursor on exactly this name; use on(collection=…) without watch()"
-            )
-        if concurrency is not None and not is_count(concurrency):
-            raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
-        scope = f"{home}.{collection}"
-        if self._frozen or scope in self._watches:
-            raise ConfigurationError(
-                f"watch({collection!r}) " + ("comes after start()" if self._frozen else "was called before")
-            )
-        try:
-            changed = replace(self._settings.config, **config)
-        except TypeError as error:
-            raise ConfigurationError(f"watch({collection!r}): unknown option ({error})") from None
-        self._watches[scope] = Watch(home, collection, changed, concurrency, start_at)
+        if self._frozen:
+            raise ConfigurationError(f"watch({collection!r}) comes after start(): call it before")
+        watch = watched(
+            collection, database, self._settings.database, self._settings.config, concurrency, start_at, config
+        )
+        if watch.scope in self._watches:
+            raise ConfigurationError(f"watch({collection!r}) was called before")
+        self._watches[watch.scope] = watch
 
     def start(self) -> State:
         """Take the lock, open every stream and save the first positions; a write made after it returns will be seen.
@@ -234,7 +213,7 @@ class Watcher(Handlers):
         In the main thread it sets handlers for the two signals and restores the former ones at its end; a second signal
         does not wait for running handlers. Other greenlets go on.
         """
-        with self._signals():
+        with told_by_signals(self._told):
             try:
                 self.start()
                 self.join()
@@ -252,26 +231,6 @@ class Watcher(Handlers):
         if error is None and self.error is not None:
             raise self.error
 
-    def dispatch(self, event: ChangeEvent | Mapping[str, Any], handler: str | None = None) -> None:
-        """Call the matching handlers once, in order, here and now: no server, no retry, exceptions go through.
-
-        For tests, and for replaying dead letters. Batch handlers get a list of one.
-
-        :param event: an event, or its raw dictionary.
-        :param handler: only the handler of this name, ``module:qualname``, as a dead letter carries it.
-        :raises ConfigurationError: when there is no handler of that name.
-        """
-        raw = event.raw if isinstance(event, ChangeEvent) else event
-        event = ChangeEvent(raw)
-        chosen = (
-            self._lookup(event.database, event.collection, event.operation)
-            if handler is None
-            else (self._named(handler),)
-        )
-        for each in chosen:
-            if each.wants(raw):
-                dispatched(each, raw)
-
     def forked(self) -> None:
         """Become inert: called in a forked child, where the parent's greenlets must not go on."""
         self._starting = threading.Lock()
@@ -282,7 +241,8 @@ class Watcher(Handlers):
     def _prepare(self) -> Life:
         if self._parent is not None:
             raise ConfigurationError(
-                f"this watcher runs in process {self._parent}; process {os.getpid()} is its child: make a Watcher of its own there, or start it after the fork"
+                f"this watcher runs in process {self._parent}; process {os.getpid()} is its child: make a Watcher of "
+                "its own there, or start it after the fork"
             )
         if self._life is not None and not self._life.ended.is_set():
             raise ConfigurationError(f"this watcher is {self.state} already: stop() it first")
@@ -291,8 +251,8 @@ class Watcher(Handlers):
             self._watches,
             database=self.database,
             config=self._settings.config,
-            concurrency=self._concurrency,
-            start_at=self._start_at,
+            concurrency=self._settings.concurrency,
+            start_at=self._settings.start_at,
             on_invalidate=self._settings.on_invalidate,
         )
         self._frozen = True
@@ -307,66 +267,20 @@ class Watcher(Handlers):
         return self._life
 
     def _say_what_has_no_effect(self) -> None:
-        asked = self._concurrency > 1 or any(
+        asked = self._settings.concurrency > 1 or any(
             (handler.concurrency or 1) > 1 or handler.timeout for handler in self._handlers
         )
         if asked and not is_patched():
             logger.warning(
-                "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and timeout= have no effect on it "
-                "(gevent.monkey.patch_all(), or `rigatoni run`, before anything else is imported)"
+                "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and "
+                "timeout= have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"
             )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def told(number: int, frame: FrameType | None) -> None:
-            life = self._life
-            if life is not None:
-                (life.hurry if life.stop.is_set() else life.stop).set()
-
-        before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, former in before.items():
-                signal.signal(number, former)
+    def _told(self) -> None:
+        life = self._life
+        if life is not None:
+            (life.hurry if life.stop.is_set() else life.stop).set()
 
     def __repr__(self) -> str:
-        return f"<Watcher {self.name!r} of {self.database or 'the whole deployment'} {self.state}, {len(self._handlers)} handlers>"
-
-
-def _check(
-    name: str,
-    database: str | None,
-    config: ChangeStreamConfig,
-    concurrency: int,
-    max_in_flight: int,
-    save_interval: float,
-    hooks: Sequence[Hooks],
-) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigurationError(f"name={name!r}: letters, digits, dot, underscore and hyphen, at most 64 of them")
-    if database is not None and (not isinstance(database, str) or not database or "." in database or "\0" in database):
-        raise ConfigurationError(f"database={database!r} is no name of a database")
-    if not isinstance(config, ChangeStreamConfig):
-        raise ConfigurationError(f"config must be a ChangeStreamConfig, not {type(config).__name__}")
-    if config.resume_token is not None:
-        raise ConfigurationError(
-            "config.resume_token belongs to ChangeStreamListener: a Watcher keeps positions itself; use start_at=token"
-        )
-    for option, value in (("concurrency", concurrency), ("max_in_flight", max_in_flight)):
-        if not is_count(value):
-            raise ConfigurationError(f"{option} must be a whole number from 1, not {value!r}")
-    if not is_seconds(save_interval, least=0.001):
-        raise ConfigurationError(f"save_interval must be a number of seconds from 0.001, not {save_interval!r}")
-    for hook in hooks:
-        if not isinstance(hook, Hooks):
-            raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")
-
-
-def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigurationError(f"{option} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+        watched = self.database or "the whole deployment"
+        return f"<Watcher {self.name!r} of {watched}: {self.state}, {len(self._handlers)} handlers>"

@@ -59,7 +59,7 @@ class Watermark:
         self.size += batch.size
 
     def extend(self, token: Token) -> None:
-        """Take in that the stream has gone on to this token without an event (postBatchResumeToken of an empty reply)."""
+        """Take in that the stream has gone on to this token without an event (the end of an empty reply)."""
         if self._batches:
             self._batches[-1].end = token
         else:

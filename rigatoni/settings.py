@@ -1,0 +1,93 @@
+"""What a Watcher was told, checked as a whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .client import Client
+from .config import URI, ChangeStreamConfig, RetryPolicy
+from .errors import ConfigurationError
+from .hooks import HookChain, Hooks
+from .registration import OnError, check_on_error, is_count, is_seconds
+from .stores import TokenStore
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CHOICES = {
+    "on_invalidate": ("resume", "stop"),
+    "on_history_lost": ("stop", "now", "earliest"),
+    "on_oversize": ("stub", "stop"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of a :class:`~rigatoni.Watcher`; see there.
+
+    :param made_by: the process that made it, to tell a client that was made before a fork.
+    :raises ConfigurationError: for a value that could never work.
+    """
+
+    client: URI | Client
+    database: str | None
+    name: str
+    store: TokenStore
+    config: ChangeStreamConfig
+    concurrency: int
+    max_in_flight: int
+    retry: RetryPolicy
+    on_error: OnError
+    save_interval: float
+    start_at: object
+    on_invalidate: str
+    on_history_lost: str
+    on_oversize: str
+    hooks: HookChain
+    made_by: int
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
+        _check_names(self.name, self.database)
+        _check_config(self.config)
+        if not isinstance(self.retry, RetryPolicy):
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
+        for option in ("concurrency", "max_in_flight"):
+            if not is_count(getattr(self, option)):
+                raise ConfigurationError(f"{option} must be a whole number from 1, not {getattr(self, option)!r}")
+        if not is_seconds(self.save_interval, least=0.001):
+            raise ConfigurationError(
+                f"save_interval must be a number of seconds from 0.001, not {self.save_interval!r}"
+            )
+        for option, choices in _CHOICES.items():
+            if getattr(self, option) not in choices:
+                raise ConfigurationError(
+                    f"{option} must be one of {', '.join(map(repr, choices))}, not {getattr(self, option)!r}"
+                )
+
+
+def chained(hooks: Sequence[Hooks]) -> HookChain:
+    """Make one of many hooks.
+
+    :raises ConfigurationError: for what is no :class:`~rigatoni.Hooks`.
+    """
+    for hook in hooks:
+        if not isinstance(hook, Hooks):
+            raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")
+    return HookChain(hooks)
+
+
+def _check_names(name: str, database: str | None) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigurationError(f"name={name!r}: letters, digits, dot, underscore and hyphen, at most 64 of them")
+    if database is not None and (not isinstance(database, str) or not database or "." in database or "\0" in database):
+        raise ConfigurationError(f"database={database!r} is no name of a database")
+
+
+def _check_config(config: ChangeStreamConfig) -> None:
+    if not isinstance(config, ChangeStreamConfig):
+        raise ConfigurationError(f"config must be a ChangeStreamConfig, not {type(config).__name__}")
+    if config.resume_token is not None:
+        raise ConfigurationError(
+            "config.resume_token belongs to ChangeStreamListener: a Watcher keeps positions itself; use start_at=token"
+        )
