@@ -37,6 +37,8 @@ State = Literal["created", "starting", "standby", "running", "stopping", "stoppe
 GAUGE_INTERVAL = 10.0
 #: Seconds that closing the cursors, and then the client, may take.
 CLOSING = 1.0
+#: Seconds that a caller of ``stop()`` waits beyond its own time, for the last save and the closing.
+GRACE = 5.0
 #: Seconds that running handlers get after a failure; after ``stop()`` it is the caller who says.
 STOPPING = 10.0
 
@@ -66,6 +68,7 @@ class Life:
         self._last_words: dict[str, str] = {}
         self.state: State = "starting"
         self.error: BaseException | None = None
+        self.is_ending = False
         self.deadline: float | None = None
         self.unfinished: list[str] = []
         self.settled = Flag()
@@ -104,6 +107,14 @@ class Life:
     def is_inside(self) -> bool:
         """Tell whether the caller is one of the watcher's own greenlets, which must not wait for their own end."""
         return native_ident() == self._ident and gevent.getcurrent() in {*self._lanes(), *self._told, *self._killable}
+
+    def has_ended(self, timeout: float) -> bool:
+        """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""
+        if self.ended.wait(timeout) or (self.is_ending and self.ended.wait(GRACE)):
+            return True
+        running = self._running_handlers()
+        logger.warning("watcher %r cannot end, its thread is blocked by: %s", self._settings.name, "; ".join(running))
+        return False
 
     def make_inert(self) -> None:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
@@ -204,6 +215,7 @@ class Life:
     # The way back.
 
     def _end(self) -> None:
+        self.is_ending = True
         self.stop.set()
         if self.state == "running":
             self.state = "stopping"
@@ -218,6 +230,9 @@ class Life:
             gevent.joinall(closing, timeout=CLOSING)
             if self._opening is not None:
                 self._opening.close(CLOSING)
+        except BaseException as error:
+            self.fail(error)
+        try:
             if self._lease is not None:
                 self._lease.give_back()
             self._settings.store.close()
@@ -236,13 +251,16 @@ class Life:
                 wait_for_any((pipe.lanes.empty, self.hurry), deadline - monotonic())
         for pipe in self._pipes:
             pipe.forget(everything=True)
-            self.unfinished.extend(f"{name} with {event!r}" for name, event in pipe.lanes.unfinished())
+        self.unfinished = self._running_handlers()
         if self.unfinished:
             logger.warning(
                 "watcher %r leaves handlers running; their events come again: %s",
                 self._settings.name,
                 "; ".join(self.unfinished),
             )
+
+    def _running_handlers(self) -> list[str]:
+        return [f"{name} with {event!r}" for pipe in self._pipes for name, event in pipe.lanes.unfinished()]
 
     def _save_at_last(self) -> None:
         if self._saver is None:

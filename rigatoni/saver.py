@@ -6,22 +6,16 @@ May be killed at any moment: it holds nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Protocol
 
-from .errors import ResumeTokenPersistenceError
-from .hub import Flag, GivenUp
+from .hub import Flag
 from .position import Position
 from .stores import TokenStore
 
-logger = logging.getLogger(__name__)
-
 #: Seconds between two status rows.
 STATUS_INTERVAL = 1.0
-#: A store that refuses is asked again for so many seconds (a full disk, a lock held long) before the watcher ends.
-PATIENCE = 10.0
 
 
 class Moving(Protocol):
@@ -64,18 +58,8 @@ class Saver:
         :raises ResumeTokenPersistenceError: when the store refuses for too long; going on would only make duplicates
             grow.
         """
-        refused_since: float | None = None
         while not self._stop.wait(self._interval):
-            try:
-                self.save()
-                refused_since = None
-            except ResumeTokenPersistenceError as error:
-                refused_since = refused_since or monotonic()
-                if not error.is_retryable or monotonic() - refused_since > PATIENCE:
-                    raise
-                logger.warning("the positions are not saved, trying again: %s", error)
-                if self._stop.wait(1.0):
-                    raise GivenUp("stopped") from None
+            self.save()
 
     def save(self, at_once: bool = False) -> None:
         """Save what moved since the last time, all or nothing.

@@ -190,8 +190,7 @@ class Watcher(Handlers):
         life.stop.set()
         if life.is_inside():
             return False
-        life.ended.wait()
-        return not life.unfinished
+        return life.has_ended(timeout) and not life.unfinished
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end and raise the fatal error, if there is one.
@@ -214,8 +213,8 @@ class Watcher(Handlers):
         does not wait for running handlers. Other greenlets go on.
         """
         with told_by_signals(self._told):
+            self.start()
             try:
-                self.start()
                 self.join()
             finally:
                 self.stop()
