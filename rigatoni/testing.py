@@ -180,7 +180,6 @@ def _check_paths(said: Mapping[str, Any]) -> None:
 
 
 def _raw(operation: str, collection: str, database: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the event together, its fields in the server's order."""
     key = _key(said) if "document_key" in _TAKES[operation] else None
     collection_ns = {"db": database, "coll": collection}
     described = _TAKES[operation] is _DESCRIBED
