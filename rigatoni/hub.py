@@ -2,7 +2,7 @@
 
 Patched, a watcher is a few greenlets of the hub that started it, and a MongoDB call is a greenlet of its own.
 Unpatched, the watcher lives in one native thread with a hub of its own, because the main hub stands still while the
-program sits in ``time.sleep`` or ``serve_forever``; a MongoDB call is then a thread of a pool of the watcher's own.
+program sits in ``time.sleep`` or ``serve_forever``; a MongoDB call is then a native thread too.
 Both ways a call can be *given up*: it ends by itself and its result is thrown away. It is never killed, because a
 greenlet killed inside pymongo can leave a lock held.
 """
@@ -18,15 +18,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import gevent
 from gevent import monkey
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 
 #: The identity of a native thread, also where monkey patching makes ``threading.get_ident`` tell greenlets apart.
 native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
-#: A thread of the pool that has had nothing to do for this long ends.
-IDLE_THREAD_TIMEOUT = 30
 #: Seconds of a wait without end, after which it begins anew.
 LONG = 3600.0
 
@@ -133,23 +130,22 @@ class Call(Generic[T]):
 
 
 class Calls:
-    """Blocking MongoDB calls that can be given up.
+    """Blocking MongoDB calls that can be given up; from any thread.
 
-    :param streams: how many streams share these calls; unpatched, each gets two threads, and four more serve the rest
-        (pings, killCursors).
+    Unpatched, each call is a thread of its own: one that was given up on a frozen server takes nobody's place, and no
+    hub needs to outlive it. Beside a call's way over the network a thread costs little.
     """
 
-    def __init__(self, streams: int = 1) -> None:
-        self._pool = None if is_patched() else ThreadPool(2 * streams + 4, idle_task_timeout=IDLE_THREAD_TIMEOUT)
+    def __init__(self) -> None:
+        self._is_patched = is_patched()
 
     def start(self, function: Callable[[], T]) -> Call[T]:
         """Start a call and return at once."""
         call = Call(function)
-        # Compared with None, because an idle ThreadPool has the length 0 and is falsy.
-        if self._pool is None:
+        if self._is_patched:
             gevent.spawn(call)
         else:
-            self._pool.spawn(call)
+            threading.Thread(target=call, name="rigatoni call", daemon=True).start()
         return call
 
     def run(self, function: Callable[[], T], stop: Flag, timeout: float | None = None) -> T:
@@ -164,15 +160,6 @@ class Calls:
         if not call.done.is_set():
             raise GivenUp("the call was given up")
         return call.result()
-
-    def close(self) -> None:
-        """Wait until the calls that were given up have ended too, and end the threads.
-
-        For the very end, when nobody waits any more: the hub of a pool must outlive its calls.
-        """
-        if self._pool is not None:
-            self._pool.join()
-            self._pool.kill()
 
 
 def live(function: Callable[[], None], name: str) -> None:

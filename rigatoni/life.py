@@ -55,6 +55,7 @@ class Life:
     def __init__(self, settings: Settings, plans: Sequence[Plan]) -> None:
         self._settings = settings
         self._plans = plans
+        self._calls = Calls()
         self._opening: Opening | None = None
         self._lease: Lease | None = None
         self._saver: Saver | None = None
@@ -79,8 +80,6 @@ class Life:
     def run(self) -> None:
         """Live until told to stop, or until something fails."""
         self._ident = native_ident()
-        # Here and not in the constructor, because a pool of threads belongs to the hub of the one who makes it.
-        self._calls = Calls(len(self._plans))
         self._told.append(gevent.getcurrent())
         try:
             self._begin()
@@ -92,7 +91,6 @@ class Life:
         finally:
             if not self._is_inert:
                 self._end()
-                self._calls.close()
 
     def fail(self, error: BaseException) -> None:
         """End with an error; the first one counts, and it is logged once."""
