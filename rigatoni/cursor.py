@@ -67,8 +67,8 @@ class Cursor:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the server has the cursor, as far as its replies say."""
-        return self._id != 0
+        """Tell whether the server has the cursor, as far as its replies say, and nobody gave up waiting for one."""
+        return self._id != 0 and self._session is not None
 
     @property
     def level(self) -> tuple[str | None, str | None]:
@@ -102,6 +102,7 @@ class Cursor:
 
     def open(self, position: Position | None) -> Reply:
         """Open the cursor; the reply holds no events, and its end is the position it starts from."""
+        self.kill()
         command: dict[str, Any] = {
             "aggregate": self._selection.collection or 1,
             "pipeline": self.pipeline(position),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -62,10 +63,13 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         self._on_token = on_token
         self._stop = Flag()
         self._stream: Stream | None = None
+        # Two threads that took the same finished batch off would pass the one behind it.
+        self._bookkeeping = threading.RLock()
         self._watermark = Watermark()
         self._events: deque[AckableEvent] = deque()
         self._token = self._reported = self._config.resume_token
         self._is_dead = False
+        self._is_closed = False
         self._reason = ""
 
     @property
@@ -78,7 +82,10 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     @property
     def resume_token(self) -> Mapping[str, Any] | None:
         """Return the resume token up to which everything is acknowledged; at first the one it started from."""
-        return self._watermark.advance() or self._token
+        with self._bookkeeping:
+            if not self._is_closed:
+                self._token = self._watermark.advance() or self._token
+            return self._token
 
     def __iter__(self) -> ChangeStreamListener:
         return self
@@ -111,11 +118,19 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         return self._events.popleft() if self._events else None
 
     def close(self) -> None:
-        """Tell `on_token` the last time, and free the server's cursor; a ``next()`` that waits elsewhere ends."""
-        if self._stop.is_set():
+        """Tell `on_token` the last time, and free the server's cursor; a ``next()`` that waits elsewhere ends.
+
+        An ``ack()`` that comes later does nothing.
+
+        :raises ResumeTokenPersistenceError: when `on_token` raises.
+        """
+        if self._is_closed:
             return
         self._shut(None)
-        self._report()
+        try:
+            self._report()
+        finally:
+            self._is_closed = True
 
     def __enter__(self) -> ChangeStreamListener:
         self._opened()
@@ -135,18 +150,24 @@ class ChangeStreamListener(Iterator[AckableEvent]):
             )
         stream = self._opened()
         reply = stream.pull()
-        for events, end, size in reply.slices():
-            stream.sized(len(events), size)
-            self._track(events, end or events[-1]["_id"], size)
+        try:
+            for events, end, size in reply.slices():
+                stream.sized(len(events), size)
+                self._track(events, end or events[-1]["_id"], size)
+        except BaseException as error:
+            # Whoever interrupts this, with Ctrl-C for instance, must not go on behind events that were never seen.
+            self._shut(error)
+            raise
         self._is_dead = not reply.cursor_id
         self._report()
 
     def _track(self, events: list[Event], end: Mapping[str, Any], size: int) -> None:
-        if not events:
-            self._watermark.extend(end)
-            return
         batch = Batch(events, end, size)
-        self._watermark.track(batch)
+        with self._bookkeeping:
+            if events:
+                self._watermark.track(batch)
+            else:
+                self._watermark.extend(end)
         for index, event in enumerate(events):
             # One assignment, so that it may come from any thread.
             self._events.append(AckableEvent(event, partial(batch.done.__setitem__, index, 1)))
@@ -162,7 +183,7 @@ class ChangeStreamListener(Iterator[AckableEvent]):
             except BaseException as error:
                 self._shut(error)
                 raise
-            self._token = position.token
+            self._token = token or position.token
         return self._stream
 
     def _made(self) -> Stream:
@@ -185,15 +206,20 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         )
 
     def _report(self) -> None:
-        token = self._watermark.advance()
-        if token is None or token == self._reported or self._on_token is None:
-            return
-        self._reported = token
-        try:
-            self._on_token(dict(token))
-        except Exception as error:
-            self._shut(error)
-            raise ResumeTokenPersistenceError(f"on_token failed with {type(error).__name__}") from error
+        # Held during the call too, so that tokens arrive one after the other, in order.
+        with self._bookkeeping:
+            token = self._watermark.advance()
+            if token is None or token == self._reported or self._on_token is None or self._is_closed:
+                return
+            self._reported = token
+            try:
+                self._on_token(dict(token))
+            except Exception as error:
+                self._on_token = None
+                self._shut(error)
+                raise ResumeTokenPersistenceError(
+                    f"on_token failed with {type(error).__name__}: a new listener goes on from the last token it kept"
+                ) from error
 
     def _shut(self, error: BaseException | None) -> None:
         self._stop.set()

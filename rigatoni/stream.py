@@ -94,7 +94,7 @@ class Stream:
         """
         self._at = position
         opened = self._open_again()
-        self.state = "active"
+        self._connected()
         return opened
 
     def pull(self) -> Reply:
