@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,9 +156,15 @@ def starting_point(start_at: object, client: Client, now: Timestamp) -> Position
     """
     if start_at is None:
         return None
-    if isinstance(start_at, dict):
-        return _checked(Position.of(start_at), now)
-    return _checked(Position(None, _time(start_at, client, now)), now)
+    try:
+        if isinstance(start_at, Mapping):
+            found = Position.of(start_at)
+        else:
+            found = Position(None, _time(start_at, client, now))
+    except ValueError as error:
+        # What is no token, or lies before 1970.
+        raise ConfigurationError(f"start_at: {error}") from error
+    return _checked(found, now)
 
 
 def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:

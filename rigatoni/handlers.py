@@ -21,9 +21,14 @@ class Handlers:
     """Functions that are called for changes; the part of a Watcher that programs decorate with."""
 
     def __init__(self, database: str | None = None) -> None:
-        self.database = database
+        self._database = database
         self._handlers: list[Handler] = []
         self._frozen = False
+
+    @property
+    def database(self) -> str | None:
+        """Say which database is watched; None for the whole deployment."""
+        return self._database
 
     @overload
     def on(

@@ -59,6 +59,10 @@ def watched(
         )
     if concurrency is not None and not is_count(concurrency):
         raise ConfigurationError(f"concurrency must be a whole number from 1, not {concurrency!r}")
+    if "resume_token" in changes:
+        raise ConfigurationError(
+            f"watch({collection!r}): resume_token= belongs to ChangeStreamListener; use start_at=token"
+        )
     for option in changes.keys() - {knob.name for knob in fields(config)}:
         raise ConfigurationError(f"watch({collection!r}): {option!r} is no option of ChangeStreamConfig")
     return Watch(home, collection, replace(config, **changes), concurrency, start_at)

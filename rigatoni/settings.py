@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .client import Client
@@ -50,6 +50,10 @@ class Settings:
         check_on_error(self.on_error)
         _check_names(self.name, self.database)
         _check_config(self.config)
+        if not isinstance(self.store, TokenStore):
+            raise ConfigurationError(
+                f"store must be a path or an object of a subclass of TokenStore, not {self.store!r}"
+            )
         if not isinstance(self.retry, RetryPolicy):
             raise ConfigurationError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
         for option in ("concurrency", "max_in_flight"):
@@ -66,11 +70,14 @@ class Settings:
                 )
 
 
-def chained(hooks: Sequence[Hooks]) -> HookChain:
+def chained(hooks: Iterable[Hooks]) -> HookChain:
     """Make one of many hooks.
 
     :raises ConfigurationError: for what is no :class:`~rigatoni.Hooks`.
     """
+    if not isinstance(hooks, Iterable):
+        raise ConfigurationError(f"hooks are a list: write hooks=[{type(hooks).__name__}(…)]")
+    hooks = tuple(hooks)
     for hook in hooks:
         if not isinstance(hook, Hooks):
             raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")

@@ -81,14 +81,12 @@ class Watcher(Handlers):
         hooks: Sequence[Hooks] = (),
     ) -> None:
         super().__init__(database)
-        self.name = name
-        self.store = SQLiteStore(store) if isinstance(store, (str, os.PathLike)) else store
         self._watches: dict[str, Watch] = {}
         self._settings = Settings(
             client=URI(client) if isinstance(client, str) else client,
             database=database,
             name=name,
-            store=self.store,
+            store=SQLiteStore(store) if isinstance(store, (str, os.PathLike)) else store,
             config=ChangeStreamConfig() if config is None else config,
             concurrency=concurrency,
             max_in_flight=max_in_flight,
@@ -105,6 +103,16 @@ class Watcher(Handlers):
         self._life: Life | None = None
         self._parent: int | None = None
         self._starting = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """Say who this consumer is."""
+        return self._settings.name
+
+    @property
+    def store(self) -> TokenStore:
+        """Return the store; a path became a :class:`SQLiteStore`."""
+        return self._settings.store
 
     @property
     def state(self) -> State:
