@@ -15,7 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import wait_until
+
+#: For tests whose programs run patched and unpatched.
+BOTH = pytest.mark.parametrize("patched", [True, False], ids=["patched", "unpatched"])
 
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
 
