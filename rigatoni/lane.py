@@ -1,4 +1,4 @@
-"""One lane: a queue and, only while there is something in it, a greenlet.
+"""One lane: a queue and, only while there is something in it, a greenlet that works it off.
 
 Within a lane everything is sequential. Lanes are the greenlets that must be joined: they hold a half-done event.
 """
@@ -12,16 +12,19 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from greenlet import greenlet
 
+from .barrier import Barrier
 from .delivery import Delivery, Ticket
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
 from .hub import Flag, GivenUp
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
+from .runners import Runners
+from .selection import Namespace
 from .watermark import HANDLED, UNWANTED, Batch, Place
 
 Raw = Mapping[str, Any]
-Namespace = tuple[str | None, str | None]
 
 #: A lane lets the rest of the hub run at least this often, in seconds, as far as its handlers let it.
 TURN = 0.005
@@ -41,7 +44,11 @@ class Shared:
     fail: Callable[[BaseException], None]
     live: set[Lane] = field(default_factory=set)
     empty: Flag = field(default_factory=Flag)
-    barriers: list[Barrier] = field(default_factory=list)
+    barriers: list[ItemBarrier] = field(default_factory=list)
+    runners: Runners = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runners = Runners(self.fail)
 
 
 class Group:
@@ -85,38 +92,7 @@ class Route:
 
 
 Item = tuple[Batch, int, Raw, Route]
-
-
-def _reach(raw: Raw, namespace: Namespace) -> tuple[Namespace, ...] | None:
-    """Say which collections a barrier concerns; None: all."""
-    operation = raw.get("operationType")
-    if operation == "invalidate":
-        return None
-    if operation == "rename":
-        target = raw.get("to") or {}
-        return namespace, (target.get("db"), target.get("coll"))
-    return (namespace,)
-
-
-class Barrier:
-    """An event that waits for all earlier ones of its reach, and holds back all later ones."""
-
-    def __init__(self, item: Item) -> None:
-        self.item = item
-        self.missing = 0
-        self.is_open = False
-        self.is_cancelled = False
-        self.passed = Flag()
-        self._reach = _reach(item[2], item[3].group.namespace)
-
-    def covers(self, namespace: Namespace) -> bool:
-        """Tell whether this collection is held: None reaches everything, (database, None) a database."""
-        return self._reach is None or namespace in self._reach or (namespace[0], None) in self._reach
-
-    def cancel(self) -> None:
-        """Let go whoever waits: the event will not be handled, nor what comes after it."""
-        self.is_cancelled = True
-        self.passed.set()
+ItemBarrier = Barrier[Item]
 
 
 class Lane:
@@ -124,8 +100,9 @@ class Lane:
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
-        self.items: deque[Item | Barrier] = deque()
-        self.greenlet: gevent.Greenlet[..., Any] | None = None
+        self.items: deque[Item | ItemBarrier] = deque()
+        self.greenlet: greenlet | None = None
+        self.is_live = False
         self.current: Item | None = None
         self.arrived = Flag()
         self.is_due = False
@@ -136,20 +113,26 @@ class Lane:
         self._due = 0.0
 
     def begin(self) -> None:
-        """Let a greenlet work until nothing is left."""
+        """Have a greenlet work until nothing is left."""
         self.is_due = False
+        self.is_live = True
+        if not self._shared.live:
+            self._shared.empty.clear()
         self._shared.live.add(self)
-        self._shared.empty.clear()
-        self.greenlet = gevent.spawn(self._run)
-        self.greenlet.rawlink(self._ended)
+        self._shared.runners.put(self._run)
 
-    def stop_at(self, barrier: Barrier) -> None:
+    def stop_at(self, barrier: ItemBarrier) -> None:
         """Wait for the barrier after what is in the lane by now."""
         barrier.missing += 1
         self.items.append(barrier)
         self.arrived.set()
-        if self.greenlet is None:
+        if not self.is_live:
             self.begin()
+
+    def newest(self) -> Place | None:
+        """Say where the newest event stands that a handler was called for and that is not finished."""
+        begun = [ticket.place for ticket in self._pending if ticket.is_begun]
+        return max(begun if self.current is None else [*begun, place(self.current)], default=None)
 
     def forget(self, horizon: Place | None) -> None:
         """Give up what waits, as far as it comes after `horizon`; the handler that is running is left alone."""
@@ -157,17 +140,12 @@ class Lane:
         kept = [item for item in self.items if place(item) <= horizon]
         self.items.clear()
         self.items.extend(kept)
-        self._pending = [ticket for ticket in self._pending if (ticket.batch.serial, ticket.index) <= horizon]
+        self._pending = [ticket for ticket in self._pending if ticket.place <= horizon]
         self.is_due = True
         self.arrived.set()
 
-    def _ended(self, greenlet: object) -> None:
-        """Notice a greenlet that somebody killed before it ran even once."""
-        if self.greenlet is greenlet:
-            self._leave()
-            self._shared.fail(HandlerError("a lane was killed from outside", event=None))
-
     def _run(self) -> None:
+        self.greenlet = gevent.getcurrent()
         try:
             self._work()
         except GivenUp:
@@ -187,6 +165,7 @@ class Lane:
 
     def _leave(self) -> None:
         self.greenlet = self.current = None
+        self.is_live = False
         self._shared.live.discard(self)
         self._shared.progress()
         if not self._shared.live:
@@ -202,16 +181,16 @@ class Lane:
                 continue
             self.current = item
             batch, index, raw, route = item
-            if route.plain is None or self._pending:
-                self._handle(item)
-            else:
+            failure: BaseException | None = None
+            if route.plain is not None and not self._pending:
                 try:
                     route.plain(ChangeEvent(raw))
-                except (Exception, gevent.Timeout) as error:
-                    self._handle(item, error)
-                else:
                     batch.done[index] = HANDLED
                     counts.handled += 1
+                except (Exception, gevent.Timeout) as error:
+                    failure = error
+            if not batch.done[index]:
+                self._handle(item, failure)
             if monotonic() > turn:
                 self._shared.progress()
                 gevent.sleep(0)
@@ -268,33 +247,34 @@ class Lane:
                 self.is_waiting = False
         return bool(self.items)
 
-    def _arrive(self, barrier: Barrier) -> None:
-        if self._pending:
-            self._hand_over()
-        self.current = None
-        barrier.missing -= 1
-        if barrier.missing == 0 and not barrier.is_open and not barrier.is_cancelled:
-            self._open(barrier)
+    def _arrive(self, barrier: ItemBarrier) -> None:
+        try:
+            if self._pending:
+                self._hand_over()
+            self.current = None
+            barrier.missing -= 1
+            if barrier.missing == 0 and not barrier.is_open and not barrier.is_cancelled:
+                self._open(barrier)
+        except BaseException:
+            # It is in no lane's queue any more, where others would look for it.
+            barrier.cancel()
+            raise
         self._shared.progress()
         barrier.passed.wait()
         if barrier.is_cancelled:
             raise GivenUp("the barrier is given up")
 
-    def _open(self, barrier: Barrier) -> None:
+    def _open(self, barrier: ItemBarrier) -> None:
         barrier.is_open = True
         self.current = barrier.item
-        try:
-            self._handle(barrier.item)
-            if self._pending:
-                self._hand_over()
-        except BaseException:
-            barrier.cancel()
-            raise
+        self._handle(barrier.item)
+        if self._pending:
+            self._hand_over()
         self._shared.barriers.remove(barrier)
         barrier.passed.set()
 
 
-def place(item: Item | Barrier) -> Place:
+def place(item: Item | ItemBarrier) -> Place:
     """Say where in the stream an event stands."""
     batch, index, _, _ = item.item if isinstance(item, Barrier) else item
     return batch.serial, index

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bson import Decimal128
+from bson import Decimal128, Int64, ObjectId
 
 from .barrier import Barrier
 from .events import ChangeEvent
@@ -24,6 +24,8 @@ Key = tuple[str | None, str | None, str]
 MOST_ROUTES = 10_000
 
 _NOT_A_NUMBER = 0
+#: Kinds of _id that hash as they compare; nearly all are.
+_PLAIN = frozenset({ObjectId, str, int, Int64})
 
 
 class Lanes:
@@ -72,7 +74,7 @@ class Lanes:
             if lane is None:
                 lane = route.group.lane(_slot(document_key, route.group.width))
             lane.items.append((batch, index, raw, route))
-            if lane.greenlet is None:
+            if not lane.is_live:
                 lane.begin()
             elif lane.is_waiting:
                 lane.arrived.set()
@@ -140,6 +142,8 @@ def _slot(document_key: Any, width: int) -> int:
 
 def _hash(value: Any) -> int:
     """Hash as the server compares: 1, 1.0, Int64(1) and Decimal128("1") are one ``_id``, which may be a document."""
+    if type(value) in _PLAIN:
+        return hash(value)
     if isinstance(value, Decimal128):
         value = value.to_decimal()
         if value.is_nan():
