@@ -37,7 +37,9 @@ State = Literal["created", "starting", "standby", "running", "stopping", "stoppe
 GAUGE_INTERVAL = 10.0
 #: Seconds that closing the cursors, and then the client, may take.
 CLOSING = 1.0
-#: Seconds that a caller of ``stop()`` waits beyond its own time, for the last save and the closing.
+#: Seconds that a caller of ``stop()`` waits beyond its own time: for the watcher's thread to take note of it, and then
+#: for the last save and the closing.
+REACTION = 0.5
 GRACE = 5.0
 #: Seconds that running handlers get after a failure; after ``stop()`` it is the caller who says.
 STOPPING = 10.0
@@ -47,6 +49,7 @@ class Life:
     """Open, run and close what the plans say.
 
     :ivar settled: set once the state is no longer "starting".
+    :ivar left: set once no handler is waited for any more.
     :ivar ended: set at the very end.
     :ivar stop: set by whoever wants it to end.
     :ivar hurry: set by whoever does not want to wait for running handlers any longer.
@@ -69,10 +72,10 @@ class Life:
         self._last_words: dict[str, str] = {}
         self.state: State = "starting"
         self.error: BaseException | None = None
-        self.is_ending = False
         self.deadline: float | None = None
         self.unfinished: list[str] = []
         self.settled = Flag()
+        self.left = Flag()
         self.ended = Flag()
         self.stop = Flag()
         self.hurry = Flag()
@@ -108,11 +111,20 @@ class Life:
 
     def has_ended(self, timeout: float) -> bool:
         """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""
-        if self.ended.wait(timeout) or (self.is_ending and self.ended.wait(GRACE)):
+        wait_for_any((self.ended, self.hurry), timeout)
+        if self.ended.is_set() or (self.left.wait(REACTION) and self.ended.wait(GRACE)):
             return True
         running = self._running_handlers()
         logger.warning("watcher %r cannot end, its thread is blocked by: %s", self._settings.name, "; ".join(running))
         return False
+
+    def wait(self) -> None:
+        """Wait until it is told to stop, and then for its end."""
+        try:
+            self.stop.wait()
+        finally:
+            self.stop.set()
+            self.has_ended(STOPPING if self.deadline is None else self.deadline - monotonic())
 
     def make_inert(self) -> None:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
@@ -213,12 +225,12 @@ class Life:
     # The way back.
 
     def _end(self) -> None:
-        self.is_ending = True
         self.stop.set()
         if self.state == "running":
             self.state = "stopping"
         try:
             self._let_lanes_end(monotonic() + STOPPING if self.deadline is None else self.deadline)
+            self.left.set()
             gevent.killall(self._killable)
             gevent.joinall(
                 [greenlet for greenlet in self._told if greenlet is not gevent.getcurrent()], timeout=CLOSING

@@ -222,10 +222,10 @@ class Watcher(Handlers):
         """
         with told_by_signals(self._told):
             self.start()
-            try:
-                self.join()
-            finally:
-                self.stop()
+            if self._life is not None:
+                self._life.wait()
+        if self.error is not None:
+            raise self.error
 
     def __enter__(self) -> Watcher:
         self.start()

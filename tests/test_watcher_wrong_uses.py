@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def test_an_operation_that_the_server_would_never_send_is_refused_at_the_start()
     ("start_at", "mend"),
     [
         (datetime(2026, 1, 1), r"datetime\.now\(timezone\.utc\)"),
-        (datetime.now(timezone.utc) + timedelta(days=1), "ahead of the server"),
+        (datetime.now().astimezone() + timedelta(days=1), "ahead of the server"),
         (Timestamp(2**32 - 1, 1), "ahead of the server"),
         (timedelta(seconds=-1), "positive"),
         ("now", "'earliest'"),
@@ -193,7 +193,7 @@ def test_a_start_at_that_would_be_silent_or_means_nothing_is_refused_by_the_star
 
 @pytest.mark.parametrize("start_at", ["earliest", timedelta(0), timedelta(days=400), "now", "token"])
 def test_a_start_at_that_makes_sense_is_taken(database: Any, mongodb_replica_set: Any, start_at: Any) -> None:
-    moments = {"now": datetime.now(timezone.utc) - timedelta(seconds=1)}
+    moments = {"now": datetime.now().astimezone() - timedelta(seconds=1)}
     if start_at == "token":
         with database.orders.watch() as stream:
             database.orders.insert_one({})
