@@ -170,7 +170,7 @@ DATABASES = st.sampled_from([None, "shop", "stock"])
     st.sets(st.sampled_from([("shop", "a"), ("shop", "b")])),
     st.booleans(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_a_handler_wants_passes_the_filter(wanted: Any, scope: Any, apart: Any, narrow: bool) -> None:
     handlers = registered(*(ops(*names, collection=colls, database=db) for names, colls, db in wanted))
     if scope[1] is not None:

@@ -158,4 +158,4 @@ class History(RuleBasedStateMachine):
 
 
 def test_random_histories_agree_with_a_plain_list() -> None:
-    run_state_machine_as_test(History, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(History, settings=settings(max_examples=80, stateful_step_count=40, deadline=None))
