@@ -98,9 +98,7 @@ class Demo:
     def play(self) -> Tally:
         """Start, write, kill, start again, wait, stop, count."""
         program, writer, say = self._program, self._writer, self._screen.say
-        program.start()
-        if not self._wait(program.is_running, STARTING):
-            raise ProgramFailed(f"the program does not watch within {STARTING:.0f} s")
+        self._start()
         say(f"A program watches it (process {program.pid}) and notes every event in a file.")
         say(f"A writer makes {writer.operations} changes: inserts, updates, deletes.")
         writer.start()
@@ -109,13 +107,18 @@ class Demo:
         self._notes.update()
         goes_on = " The writer goes on." if writer.is_alive() else ""
         say(f"kill -9 {program.pid}: it is gone, having handled {len(self._notes.changes)} changes.{goes_on}")
-        program.start()
-        say(f"The program starts again (process {program.pid}); where it was, it finds in SQLite.")
+        self._start()
+        say(f"The program was started again (process {program.pid}); where it was, it found in SQLite.")
         self._wait(lambda: not writer.is_alive() and not self._missing(), PATIENCE)
         program.stop()
         writer.check()
         self._notes.update()
         return self._tally()
+
+    def _start(self) -> None:
+        self._program.start()
+        if not self._wait(self._program.is_running, STARTING):
+            raise ProgramFailed(f"the program does not watch within {STARTING:.0f} s")
 
     def _wait(self, condition: Callable[[], bool], patience: float) -> bool:
         """Wait until the condition holds (True), or nothing has been handled for so many seconds."""

@@ -66,14 +66,15 @@ class Program:
         self.pid = self._process.pid
 
     def is_running(self) -> bool:
-        """Tell whether its watcher sees changes, as its status row says."""
+        """Tell whether the watcher of this very process sees changes, as its status row says."""
         path = self._folder / "positions.db"
         if not path.exists():
             return False
         store = SQLiteStore(path)
         store.open()
         try:
-            return (store.status("default") or {}).get("state") == "running"
+            status = store.status("default") or {}
+            return (status.get("pid"), status.get("state")) == (self.pid, "running")
         finally:
             store.close()
 
