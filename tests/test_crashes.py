@@ -132,8 +132,8 @@ def test_twelve_kills_lose_nothing_and_repeat_at_most_what_was_in_flight(
     lost = set(range(KILLS * EACH)) - set(counted)
     repeated = sum(counted.values()) - len(counted)
     print(
-        f"\n{KILLS} kills ({still_writing} amid writes), {KILLS * EACH} inserted: {len(lost)} lost, {repeated} repeated, "
-        f"{sum(allowed[:KILLS])} allowed"
+        f"\n{KILLS} kills ({still_writing} amid writes), {KILLS * EACH} inserted: {len(lost)} lost, "
+        f"{repeated} repeated, {sum(allowed[:KILLS])} allowed"
     )
     assert not lost
     assert len(allowed) == KILLS + 1
