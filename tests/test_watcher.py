@@ -1,65 +1,32 @@
-"""A Watcher's way from ``start()`` to its end, and who may end it when."""
+"""A Watcher's way from ``start()`` to its end, and who hears of its errors."""
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import time
-from collections.abc import Callable
 from typing import Any
 
-import gevent
 import pytest
 from conftest import wait_until
+from watchers import Make, collecting, failing, messages, watchers
 
 from rigatoni import (
     ChangeStreamConfig,
     ConfigurationError,
     HandlerError,
     MaxReconnectAttemptsExceededError,
-    MemoryStore,
     ResumeTokenPersistenceError,
-    RetryPolicy,
-    Watcher,
 )
 
 #: Nobody listens there.
 CLOSED = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
-FOR_EVER = ChangeStreamConfig(max_reconnect_attempts=0, initial_backoff=0.01)
 NEVER_TWICE = ChangeStreamConfig(max_reconnect_attempts=1, initial_backoff=0.01)
-
-Make = Callable[..., Watcher]
 
 
 @pytest.fixture
 def make(database: Any, mongodb_replica_set: Any) -> Any:
-    """Make watchers of the test's database, which are stopped at its end."""
-    made: list[Watcher] = []
-
-    def make(**options: Any) -> Watcher:
-        options = {"client": mongodb_replica_set.uri, "store": MemoryStore(), **options}
-        made.append(Watcher(database=database.name, **options))
-        return made[-1]
-
-    yield make
-    for watcher in made:
-        watcher.stop(timeout=0.1)
-
-
-def collecting(watcher: Watcher, *operations: str) -> list[Any]:
-    """Register a handler that keeps the keys of the documents."""
-    seen: list[Any] = []
-
-    @watcher.on(*operations)
-    def collect(event: Any) -> None:
-        seen.append(event.document_key["_id"])
-
-    return seen
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    with watchers(mongodb_replica_set.uri, database.name) as make:
+        yield make
 
 
 # -- states
@@ -130,8 +97,8 @@ def test_a_start_that_fails_raises_once_and_may_be_repeated(
         with pytest.raises(MaxReconnectAttemptsExceededError) as caught:
             watcher.start()
         assert watcher.state == "failed" and watcher.error is caught.value
-        assert [message for message in errors(caplog) if type(caught.value).__name__ in message] == errors(caplog)
-        assert len(errors(caplog)) == 1
+        assert [message for message in messages(caplog) if type(caught.value).__name__ in message] == messages(caplog)
+        assert len(messages(caplog)) == 1
         with pytest.raises(MaxReconnectAttemptsExceededError):
             watcher.join()
         assert watcher.stop()
@@ -153,118 +120,6 @@ def test_a_failed_start_leaves_the_name_free(make: Make, store_path: str, tmp_pa
     watcher = make(store=store_path)
     collecting(watcher)
     assert watcher.start() == "running"
-
-
-# -- stop
-
-
-def test_a_stop_ends_a_start_that_finds_no_server(make: Make) -> None:
-    watcher = make(client="mongodb://127.0.0.1:9/", config=FOR_EVER)
-    collecting(watcher)
-    said: list[Any] = []
-    thread = threading.Thread(target=lambda: said.append(watcher.start()))
-    thread.start()
-    wait_until(lambda: watcher.state == "starting")
-    began = time.monotonic()
-    assert watcher.stop()
-    # The client alone would wait 5 s for a server.
-    assert time.monotonic() - began < 2.5
-    thread.join()
-    assert said == ["stopped"] and watcher.state == "stopped" and watcher.error is None
-
-
-def test_a_stop_from_a_handler_returns_at_once_and_its_event_counts(database: Any, make: Make) -> None:
-    watcher, said, seen = make(), [], []
-
-    @watcher.on("insert")
-    def stop(event: Any) -> None:
-        seen.append(event.document_key["_id"])
-        if len(seen) == 1:
-            began = time.monotonic()
-            said.append((watcher.stop(), time.monotonic() - began))
-
-    watcher.start()
-    database.orders.insert_one({"_id": 1})
-    assert watcher.join(60) and watcher.state == "stopped"
-    ((stopped, seconds),) = said
-    assert stopped is False and seconds < 1
-    watcher.start()
-    database.orders.insert_one({"_id": 2})
-    wait_until(lambda: 2 in seen)
-    assert seen == [1, 2]
-
-
-def test_a_stop_comes_from_any_thread_and_wakes_who_joins(make: Make) -> None:
-    watcher = make()
-    collecting(watcher)
-    watcher.start()
-    said: list[bool] = []
-    joining = threading.Thread(target=lambda: said.append(watcher.join()))
-    joining.start()
-    stopping = threading.Thread(target=lambda: said.append(watcher.stop()))
-    stopping.start()
-    joining.join()
-    stopping.join()
-    assert said == [True, True] and watcher.state == "stopped"
-
-
-@pytest.mark.parametrize("is_cooperative", [True, False], ids=["cooperative", "blocking"])
-def test_a_stop_does_not_wait_longer_than_it_was_told_and_names_who_hangs(
-    database: Any, make: Make, caplog: pytest.LogCaptureFixture, is_cooperative: bool
-) -> None:
-    watcher, hangs, free = make(), threading.Event(), threading.Event()
-
-    @watcher.on("insert")
-    def hang(event: Any) -> None:
-        hangs.set()
-        while is_cooperative and not free.is_set():
-            gevent.sleep(0.01)
-        free.wait()
-
-    watcher.start()
-    database.orders.insert_one({"_id": 1})
-    wait_until(hangs.is_set)
-    began = time.monotonic()
-    try:
-        assert watcher.stop(timeout=0.2) is False
-        seconds = time.monotonic() - began
-        assert 0.2 <= seconds < 3
-        (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING][-1:]
-        assert "hang" in warning and "insert" in warning and "orders" in warning
-    finally:
-        free.set()
-    assert watcher.join(60)
-    assert watcher.state == "stopped"
-    # It was not finished when the watcher ended, so that it comes again.
-    if is_cooperative:
-        hangs.clear()
-        watcher.start()
-        wait_until(hangs.is_set)
-
-
-def test_a_stop_without_patience_still_ends_an_idle_watcher(make: Make) -> None:
-    watcher = make()
-    collecting(watcher)
-    watcher.start()
-    assert watcher.stop(timeout=0) is True
-    assert watcher.state == "stopped"
-
-
-def test_a_stop_cuts_the_wait_for_another_attempt(database: Any, make: Make) -> None:
-    watcher, calls = make(retry=RetryPolicy(initial_backoff=30)), []
-
-    @watcher.on("insert")
-    def fail(event: Any) -> None:
-        calls.append(event.id)
-        raise OSError("no")
-
-    watcher.start()
-    database.orders.insert_one({})
-    wait_until(lambda: calls)
-    began = time.monotonic()
-    assert watcher.stop(timeout=30) is True
-    assert time.monotonic() - began < 10
-    assert len(calls) == 1 and watcher.store.letters("default") == []
 
 
 # -- join, with, error
@@ -290,16 +145,6 @@ def test_with_starts_and_stops(database: Any, make: Make) -> None:
     assert watcher.state == "stopped"
 
 
-def failing(watcher: Watcher) -> Watcher:
-    """Let it fail with the first insert."""
-
-    @watcher.on("insert", on_error="stop")
-    def fail(event: Any) -> None:
-        raise ValueError("no such parcel")
-
-    return watcher
-
-
 def test_leaving_with_raises_the_fatal_error_unless_another_is_under_way(database: Any, make: Make) -> None:
     with pytest.raises(HandlerError), failing(make()) as watcher:
         database.orders.insert_one({})
@@ -323,7 +168,7 @@ def test_a_fatal_error_is_logged_once_whoever_waits_and_raised_by_all(
     assert caught.value.event.document_key == {"_id": 7}
     assert isinstance(caught.value.__cause__, ValueError)
     assert watcher.stop() and watcher.stats()["state"] == "failed"
-    assert len(errors(caplog)) == 1 and "HandlerError" in errors(caplog)[0]
+    assert len(messages(caplog)) == 1 and "HandlerError" in messages(caplog)[0]
 
 
 def test_run_raises_the_fatal_error_and_the_next_start_delivers_its_event_first(
