@@ -183,7 +183,7 @@ class ChangeStreamListener(Iterator[AckableEvent]):
             except BaseException as error:
                 self._shut(error)
                 raise
-            self._token = token or position.token
+            self._token = self._reported = token or position.token
         return self._stream
 
     def _made(self) -> Stream:
@@ -208,8 +208,8 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     def _report(self) -> None:
         # Held during the call too, so that tokens arrive one after the other, in order.
         with self._bookkeeping:
-            token = self._watermark.advance()
-            if token is None or token == self._reported or self._on_token is None or self._is_closed:
+            token = self.resume_token
+            if token is None or token == self._reported or self._on_token is None:
                 return
             self._reported = token
             try:
