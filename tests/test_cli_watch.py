@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -52,6 +53,20 @@ def test_watch_ends_quietly_when_the_reader_of_its_pipe_goes(tmp_path: Path, uri
         code = watch.end()
 
     assert (code, watch.err.count("\n")) == (0, watch.err.count("rigatoni: "))
+    assert "Traceback" not in watch.err and "ERROR" not in watch.err
+
+
+def test_watch_ends_quietly_when_the_reader_of_its_socket_goes(tmp_path: Path, uri: str, database: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, running(tmp_path, "watch", uri, "-d", database.name, stdout=theirs.fileno()) as watch:
+        theirs.close()
+        watch.wait_for_error_line("watching")
+        database.orders.insert_many([{"text": "x" * 10_000} for _ in range(200)])
+        assert ours.recv(1) == b"{"
+        ours.close()
+        code = watch.end()
+
+    assert code == 0
     assert "Traceback" not in watch.err and "ERROR" not in watch.err
 
 

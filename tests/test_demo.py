@@ -26,8 +26,9 @@ assert program.PROGRAM != before
 sys.exit(rigatoni.cli.main())
 """
 
-# A store that keeps only the first position of all.
+# A store that keeps only the first position of all; and who ends in order leaves a mark.
 FORGETFUL = """\
+import atexit
 from rigatoni import SQLiteStore
 
 class Forgetful(SQLiteStore):
@@ -35,6 +36,7 @@ class Forgetful(SQLiteStore):
         super().save(name, {} if self.load(name) else positions, status)
 
 watcher = Watcher(os.environ["DEMO_URI"], "demo", store=Forgetful("positions.db"))
+atexit.register(lambda: open(os.environ["TMPDIR"] + "/ended", "a").write("in order "))
 """
 
 SUMMARY = re.compile(r"written (\d+), handled (\d+), lost (\d+), repeated after the crash (\d+)")
@@ -97,7 +99,7 @@ def test_a_program_that_skips_events_is_found_out_and_the_exit_code_says_so(temp
     assert run.returncode == 1
 
 
-def test_what_is_handled_again_is_counted(temporary: Path) -> None:
+def test_what_is_handled_again_after_a_real_kill_is_counted(temporary: Path) -> None:
     run = sabotaged_demo(
         'watcher = Watcher(os.environ["DEMO_URI"], "demo", store="positions.db")', FORGETFUL, temporary
     )
@@ -106,6 +108,8 @@ def test_what_is_handled_again_is_counted(temporary: Path) -> None:
     assert killed is not None
     assert counts(run) == [200, 200, 0, int(killed[1])]
     assert run.returncode == 0
+    # Only the second one: the first was really killed.
+    assert (temporary / "ended").read_text() == "in order "
 
 
 def test_a_program_that_does_not_start_is_told_with_its_own_words(temporary: Path) -> None:

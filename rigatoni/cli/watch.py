@@ -115,9 +115,8 @@ def _watcher(
     def show(event: ChangeEvent) -> None:
         try:
             _write(_line(event.raw, pretty))
-        except BrokenPipeError:
-            # So that Python's own flush at exit does not complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except ConnectionError:
+            # A broken pipe, or a socket that was reset: whoever reads has gone.
             watcher.stop()
 
     return watcher
