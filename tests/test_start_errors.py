@@ -1,0 +1,235 @@
+"""Stored positions that must not be used, and an oplog that no longer has them: nothing is passed over in silence."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from bson import Timestamp, json_util
+from conftest import wait_until
+from pymongo import MongoClient
+from shop import Shop, on
+
+from rigatoni import (
+    ChangeEvent,
+    Hooks,
+    InvalidResumeTokenError,
+    ResumeTokenPersistenceError,
+    Watcher,
+)
+from rigatoni.mongod import ReplicaSet
+
+Row = tuple[Any, ...]
+
+
+@pytest.fixture
+def shop(mongodb_replica_set: Any, database: Any, store_path: str) -> Shop:
+    return Shop(mongodb_replica_set.uri, database, store_path)
+
+
+@pytest.fixture(scope="module")
+def obedient() -> Iterator[ReplicaSet]:
+    """A replica set of its own that fails when it is told to."""
+    with ReplicaSet(parameters={"enableTestCommands": True}) as replica_set:
+        yield replica_set
+
+
+@pytest.fixture
+def elsewhere(obedient: ReplicaSet, mongodb_database_name: str, store_path: str) -> Iterator[Shop]:
+    """A shop on that other replica set."""
+    with MongoClient(obedient.uri) as client:
+        yield Shop(obedient.uri, client[mongodb_database_name], store_path)
+        client.drop_database(mongodb_database_name)
+
+
+def rows(path: str) -> list[Row]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("select * from resume_tokens order by name, scope").fetchall()
+
+
+def change(path: str, **columns: object) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assignments = ", ".join(f"{name} = :{name}" for name in columns)
+        connection.execute(f"update resume_tokens set {assignments}", columns)
+
+
+def collecting(watcher: Watcher) -> list[Any]:
+    seen: list[Any] = []
+    watcher.on("insert", collection="orders")(lambda event: seen.append(event.document_key["_id"]))
+    return seen
+
+
+def in_an_hour() -> str:
+    return json_util.dumps(Timestamp(int(time.time()) + 3600, 1))
+
+
+SPOILED: dict[str, tuple[Callable[[], dict[str, object]], type[Exception], str]] = {
+    "half a token": (lambda: {"token": '{"_data": "82'}, ResumeTokenPersistenceError, "corrupt row .* delete this row"),
+    "a token that is none": (lambda: {"token": '{"_data": "82xyz"}'}, ResumeTokenPersistenceError, "corrupt row"),
+    "a token of another time": (
+        lambda: {"cluster_time": json_util.dumps(Timestamp(1_600_000_000, 1))},
+        ResumeTokenPersistenceError,
+        "corrupt row",
+    ),
+    "no time": (lambda: {"token": None, "cluster_time": "null"}, ResumeTokenPersistenceError, "corrupt row"),
+    "another cluster": (
+        lambda: {"cluster": "elsewhere/0123456789abcdef01234567"},
+        InvalidResumeTokenError,
+        "another cluster .* another store or name",
+    ),
+    "the future": (
+        lambda: {"token": None, "cluster_time": in_an_hour()},
+        InvalidResumeTokenError,
+        "future.* backup",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_a_position_that_cannot_be_right_stops_the_start_is_left_as_it_is_and_can_be_mended(
+    spoiled: str, shop: Shop
+) -> None:
+    columns, error, message = SPOILED[spoiled]
+    shop.watch(on("orders"))
+    meanwhile = shop.write("orders")
+    ((_, _, token, cluster_time, _, cluster, _),) = rows(shop.store)
+    change(shop.store, **columns())
+    before = rows(shop.store)
+
+    watcher = shop.watcher()
+    seen = collecting(watcher)
+    with pytest.raises(error, match=message) as caught:
+        watcher.start()
+    assert watcher.state == "failed"
+    assert watcher.error is caught.value
+    assert shop.store in str(caught.value)
+    assert rows(shop.store) == before
+
+    change(shop.store, token=token, cluster_time=cluster_time, cluster=cluster)
+    with watcher:
+        wait_until(lambda: len(seen) == len(meanwhile))
+    assert [("orders", key) for key in seen] == meanwhile
+    shop.watch(on("orders"))
+
+
+def test_the_store_of_one_cluster_is_refused_by_another_and_still_serves_its_own(shop: Shop, elsewhere: Shop) -> None:
+    shop.watch(on("orders"))
+    meanwhile = shop.write("orders")
+    watcher = elsewhere.watcher(database=shop.database.name)
+    collecting(watcher)
+    with pytest.raises(InvalidResumeTokenError, match="another cluster"):
+        watcher.start()
+    assert watcher.state == "failed"
+    shop.watch(on("orders"), meanwhile)
+    # Under a name of its own it is welcome in the same store.
+    elsewhere.watch(on("orders"), name="elsewhere")
+    shop.watch(on("orders"))
+
+
+class Gaps(Hooks):
+    def __init__(self) -> None:
+        self.found: list[tuple[str, Any, Any]] = []
+
+    def gap(self, stream: str, since: object, until: object) -> None:
+        self.found.append((stream, since, until))
+
+
+@contextmanager
+def without_history(shop: Shop, command: str) -> Iterator[None]:
+    """Let the server say that its oplog no longer has the position, once (286, ChangeStreamHistoryLost)."""
+    fail_point: dict[str, Any] = {"configureFailPoint": "failCommand"}
+    data = {"failCommands": [command], "errorCode": 286, "appName": "rigatoni default"}
+    with MongoClient(shop.uri) as client:
+        client.admin.command({**fail_point, "mode": {"times": 1}, "data": data})
+        try:
+            yield
+        finally:
+            client.admin.command({**fail_point, "mode": "off"})
+
+
+def position_time(path: str) -> Any:
+    ((_, _, _, cluster_time, _, _, _),) = rows(path)
+    return json_util.loads(cluster_time)
+
+
+def test_lost_history_stops_the_start_and_leaves_the_position(elsewhere: Shop) -> None:
+    elsewhere.watch(on("orders"))
+    meanwhile = elsewhere.write("orders")
+    before = rows(elsewhere.store)
+    watcher = elsewhere.watcher()
+    seen = collecting(watcher)
+    with without_history(elsewhere, "aggregate"), pytest.raises(InvalidResumeTokenError) as caught:
+        watcher.start()
+    assert caught.value.code == 286
+    assert watcher.state == "failed"
+    assert rows(elsewhere.store) == before
+    with watcher:
+        wait_until(lambda: len(seen) == len(meanwhile))
+    assert [("orders", key) for key in seen] == meanwhile
+
+
+def test_lost_history_with_now_goes_on_and_says_what_is_missing(
+    elsewhere: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere.watch(on("orders"))
+    since = position_time(elsewhere.store)
+    elsewhere.write("orders")
+    gaps = Gaps()
+    with without_history(elsewhere, "aggregate"):
+        elsewhere.watch(on("orders"), on_history_lost="now", hooks=[gaps])
+    ((stream, found_since, until),) = gaps.found
+    assert (stream, found_since) == (elsewhere.database.name, since)
+    assert until > since
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1 and str(since) in errors[0] and str(until) in errors[0]
+    elsewhere.watch(on("orders"), elsewhere.write("orders"), on_history_lost="now", hooks=[gaps])
+    assert len(gaps.found) == 1
+
+
+def test_lost_history_with_earliest_delivers_all_that_the_server_has_and_repeats_nothing(elsewhere: Shop) -> None:
+    elsewhere.watch(on("orders"))
+    since = position_time(elsewhere.store)
+    gaps = Gaps()
+    meanwhile = elsewhere.write("orders")
+    with without_history(elsewhere, "aggregate"):
+        elsewhere.watch(on("orders"), meanwhile, on_history_lost="earliest", hooks=[gaps])
+    assert [found[:2] for found in gaps.found] == [(elsewhere.database.name, since)]
+    elsewhere.watch(on("orders"), elsewhere.write("orders"))
+
+
+@pytest.mark.parametrize("policy", ["stop", "now"])
+def test_history_lost_while_it_runs_is_treated_alike(policy: str, elsewhere: Shop) -> None:
+    gaps = Gaps()
+    watcher = elsewhere.watcher(on_history_lost=policy, hooks=[gaps])
+    seen = collecting(watcher)
+    watcher.start()
+    with without_history(elsewhere, "getMore"):
+        wait_until(lambda: watcher.error or gaps.found)
+    if policy == "stop":
+        with pytest.raises(InvalidResumeTokenError):
+            watcher.join(60)
+        assert watcher.state == "failed" and not gaps.found
+        return
+    (written,) = elsewhere.write("orders", times=1)
+    wait_until(lambda: seen)
+    assert watcher.stop() and seen == [written[1]]
+
+
+def test_several_streams_start_together_or_not_at_all(elsewhere: Shop) -> None:
+    def noting(watcher: Watcher, note: Callable[[ChangeEvent], object]) -> None:
+        watcher.watch("orders")
+        on("orders", "customers")(watcher, note)
+
+    elsewhere.watch(noting)
+    before = rows(elsewhere.store)
+    meanwhile = elsewhere.write("orders", "customers")
+    watcher = elsewhere.watcher()
+    noting(watcher, lambda event: pytest.fail("nothing must be delivered"))
+    with without_history(elsewhere, "aggregate"), pytest.raises(InvalidResumeTokenError):
+        watcher.start()
+    assert rows(elsewhere.store) == before
+    elsewhere.watch(noting, meanwhile)
