@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from bson import Timestamp
+from bson import CodecOptions, Timestamp
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError as PyMongoConfigurationError
 from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
@@ -108,7 +108,7 @@ class Cluster:
     """Who the servers are, and what time it is there.
 
     :param identity: the set's name and, where ``replSetGetConfig`` is permitted, its id; "" on mongos.
-    :param now: the cluster time.
+    :param now: the cluster time, or the server's clock, whichever is later.
     """
 
     identity: str
@@ -117,11 +117,10 @@ class Cluster:
     @classmethod
     def ask(cls, client: Client) -> Cluster:
         """Ask the server."""
-        hello = client.admin.command("hello")
-        now = max(
-            filter(None, (hello.get("operationTime"), hello.get("$clusterTime", {}).get("clusterTime"))),
-            default=Timestamp(0, 1),
-        )
+        hello: dict[str, Any] = client.admin.command("hello", codec_options=CodecOptions(tz_aware=True))
+        cluster_time = hello.get("$clusterTime", {}).get("clusterTime", Timestamp(0, 1))
+        # The cluster time of an idle set is that of its last write, up to ten seconds ago.
+        now = max(cluster_time, Timestamp(int(hello["localTime"].timestamp()), 1))
         set_name = hello.get("setName", "")
         try:
             config = client.admin.command("replSetGetConfig") if set_name else {}
@@ -130,6 +129,11 @@ class Cluster:
             config = {}
         set_id = config.get("config", {}).get("settings", {}).get("replicaSetId", "")
         return cls(f"{set_name}/{set_id}", now)
+
+    def is_ahead(self, time: Timestamp) -> bool:
+        """Tell whether a cluster time lies in the server's future."""
+        # A stream that begins "now" begins one tick after the server's time; and no two clocks agree in everything.
+        return time.time > self.now.time + 1
 
     def is_other(self, identity: str) -> bool:
         """Tell whether a stored identity is surely another cluster's; what is unknown on either side does not count."""
@@ -149,7 +153,7 @@ def oldest(client: Client) -> Timestamp:
     return timestamp
 
 
-def starting_point(start_at: object, client: Client, now: Timestamp) -> Position | None:
+def starting_point(start_at: object, client: Client, cluster: Cluster) -> Position | None:
     """Translate ``start_at`` into a position; None is now.
 
     :raises ConfigurationError: for a naive datetime, a future time, or something that is no time.
@@ -160,11 +164,16 @@ def starting_point(start_at: object, client: Client, now: Timestamp) -> Position
         if isinstance(start_at, Mapping):
             found = Position.of(start_at)
         else:
-            found = Position(None, _time(start_at, client, now))
+            found = Position(None, _time(start_at, client, cluster.now))
     except ValueError as error:
         # What is no token, or lies before 1970.
         raise ConfigurationError(f"start_at: {error}") from error
-    return _checked(found, now)
+    if cluster.is_ahead(found.cluster_time):
+        raise ConfigurationError(
+            f"start_at is {found.cluster_time.time - cluster.now.time} s ahead of the server's time: the server would "
+            "stay silent until then"
+        )
+    return found
 
 
 def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:
@@ -188,12 +197,3 @@ def _time(start_at: object, client: Client, now: Timestamp) -> Timestamp:
         f"start_at cannot be {start_at!r:.60}: None, 'earliest', a Timestamp, an aware datetime, a timedelta back from "
         "now, or a resume token"
     )
-
-
-def _checked(position: Position, now: Timestamp) -> Position:
-    if position.cluster_time > now:
-        raise ConfigurationError(
-            f"start_at is {position.cluster_time.time - now.time} s ahead of the server's time: "
-            "the server would stay silent until then"
-        )
-    return position

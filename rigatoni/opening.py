@@ -99,7 +99,7 @@ class Opening:
             logger.warning(
                 "stream %r starts from now: nothing is stored for %r in %s", plan.scope, self._settings.name, where
             )
-        return self._calls.run(lambda: starting_point(plan.start_at, self._client, cluster.now), self._stop)
+        return self._calls.run(lambda: starting_point(plan.start_at, self._client, cluster), self._stop)
 
     def _pipe(self, plan: Plan, stored: Mapping[str, Position], cluster: Cluster) -> Pipe:
         settings, room = self._settings, Flag()
@@ -162,7 +162,7 @@ def check_positions(stored: Mapping[str, Position], cluster: Cluster, location: 
                 f"the position of stream {scope!r} in {location} is of another cluster ({position.cluster!r}, "
                 f"this is {cluster.identity!r}): use another store or name for each cluster"
             )
-        if position.cluster_time > cluster.now:
+        if cluster.is_ahead(position.cluster_time):
             raise InvalidResumeTokenError(
                 f"the position of stream {scope!r} in {location} lies "
                 f"{position.cluster_time.time - cluster.now.time} s in the server's future: the server would stay "
