@@ -104,8 +104,8 @@ def test_every_command_has_help(command: str) -> None:
         ["watch", "shop", "mongodb://me:secret@127.0.0.1:1/"],
         ["watch", "mongodb://me:secret@127.0.0.1:1/", "mongodb+srv://me:secret@shop.example/"],
         ["watch", "mongodb://me:sec/ret@127.0.0.1:1/"],
-        ["watch", "mongodb://me:secret@127.0.0.1:1/?nonsense=secret"],
-        ["watch", "mongodb://me:secret@127.0.0.1:1/?authMechanism=NO"],
+        ["watch", "mongodb://me:secret@127.0.0.1:1/?serverSelectionTimeoutMS=1&nonsense=secret"],
+        ["watch", "mongodb://me:secret@127.0.0.1:1/?serverSelectionTimeoutMS=1&authMechanism=NO"],
     ],
 )
 def test_a_wrong_command_line_never_shows_the_password(arguments: list[str]) -> None:
