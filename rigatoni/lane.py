@@ -209,11 +209,15 @@ class Lane:
         first = next((nth for nth, handler in enumerate(handlers) if handler.batch is not None), len(handlers))
         at_once, later = handlers[:first], handlers[first:]
         if self._pending and self._pending_for != later:
-            self._hand_over()
+            # Put back meanwhile, so that a stop can forget it.
+            self.items.appendleft(item)
+            self.current = None
+            return self._hand_over()
         for handler in at_once:
             self._shared.delivery.deliver(handler, [ticket], error)
         if later:
             self._collect(ticket, later, item)
+        return None
 
     def _collect(self, ticket: Ticket, handlers: tuple[Handler, ...], item: Item) -> None:
         sizes = [handler.batch for handler in handlers if handler.batch is not None]
