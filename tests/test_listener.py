@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import timezone
 from pathlib import Path
 from typing import Any
 
@@ -481,7 +480,7 @@ def test_a_token_starts_after_and_never_resumes_after(commands: Any, mongodb_dat
 
 
 def test_events_are_decoded_as_the_source_says(database: Any) -> None:
-    options: CodecOptions[Any] = CodecOptions(document_class=SON, tz_aware=True, tzinfo=timezone.utc)
+    options: CodecOptions[Any] = CodecOptions(document_class=SON, tz_aware=True)
     with ChangeStreamListener(database.get_collection("orders", codec_options=options), QUICK) as listener:
         insert(database.orders, 1)
         (event,) = take(listener, 1)

@@ -1,0 +1,443 @@
+"""Errors of the connection: what is lost is the cursor, never an event; and when going on ends."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+from conftest import wait_until
+from failing import AFTER, BEFORE, Failing, Watched, failing_server
+from programs import run_program
+from pymongo import MongoClient
+
+from rigatoni import (
+    ChangeStreamConfig,
+    ChangeStreamListener,
+    ConfigurationError,
+    MaxReconnectAttemptsExceededError,
+    StreamConnectionError,
+    cursor,
+)
+from rigatoni.codes import RESUMABLE_CODES
+from rigatoni.retry import UNKNOWN_ATTEMPTS
+
+#: The server injects this one only with further information (40671).
+CODES = sorted(RESUMABLE_CODES - {13388})
+SLOW = {91, 11600}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    with failing_server() as found:
+        yield found
+
+
+@pytest.fixture
+def failing(server: Any) -> Iterator[Failing]:
+    """A server that fails for one client, and recovers after the test."""
+    failing = Failing(*server)
+    yield failing
+    failing.mend()
+    failing.database.client.drop_database(failing.name)
+
+
+def told_of_the_stream(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Say what was logged about the stream's state: the level and the first word."""
+    records = [record for record in caplog.records if record.name == "rigatoni.stream"]
+    return [f"{record.levelname} {record.message.partition(': ')[2].split()[0]}" for record in records]
+
+
+@pytest.mark.parametrize("point", [BEFORE, AFTER])
+def test_after_every_resumable_error_the_stream_goes_on_with_nothing_lost_and_nothing_repeated(
+    failing: Failing, point: str
+) -> None:
+    with Watched(failing) as watched:
+        for number, code in enumerate(CODES, 1):
+            failing.insert(2)
+            failing.fail({"times": 1}, point=point, errorCode=code)
+            failing.insert(2)
+            watched.wait_for_recovery(number)
+            failing.insert(1)
+            watched.wait_for_all()
+            assert f"code {code}" in watched.attempts[-1][0]
+
+        assert watched.watcher.state == "running" and watched.watcher.stats()["reconnects"] == len(CODES)
+    # Each of them is counted by itself, because there was a reply in between.
+    assert watched.numbers == [1] * len(CODES)
+    assert watched.openings == 1 + len(CODES)
+
+
+@pytest.mark.parametrize("fault", [{"closeConnection": True}, {"errorCode": 43}, {"errorCode": 10107}])
+def test_a_listener_goes_on_by_itself(failing: Failing, fault: dict[str, Any]) -> None:
+    config = ChangeStreamConfig(max_await_time=0.1, initial_backoff=0.001)
+    with MongoClient(failing.uri) as client, ChangeStreamListener(client[failing.name].orders, config) as listener:
+        failing.insert(3)
+        seen = [next(listener), next(listener)]
+        failing.fail({"times": 2}, **fault)
+        failing.insert(3)
+        seen += [next(listener) for _ in range(4)]
+
+        assert listener.state == "active"
+    assert [event.document_key["_id"] for event in seen] == failing.inserted
+
+
+def test_a_listener_that_waits_to_reconnect_says_so_and_can_be_closed(failing: Failing) -> None:
+    config = ChangeStreamConfig(max_await_time=0.1, initial_backoff=600.0, max_backoff=600.0)
+    with MongoClient(failing.uri) as client, ChangeStreamListener(client[failing.name].orders, config) as listener:
+        listener.try_next()
+        failing.fail("alwaysOn", errorCode=43)
+        waiting = gevent.spawn(list, listener)
+        wait_until(lambda: listener.state == "reconnecting")
+
+        listener.close()
+
+        assert waiting.get(timeout=30) == []
+        assert listener.state == "closed"
+
+
+def test_a_broken_connection_is_opened_again(failing: Failing) -> None:
+    with Watched(failing) as watched:
+        for number in (1, 2):
+            failing.insert()
+            failing.fail({"times": 1}, closeConnection=True)
+            failing.insert()
+            watched.wait_for_recovery(number)
+            watched.wait_for_all()
+
+
+def test_an_idle_cursor_that_somebody_kills_is_opened_again(failing: Failing) -> None:
+    config = ChangeStreamConfig(max_await_time=0.1, initial_backoff=0.001)
+    with MongoClient(failing.uri) as client, ChangeStreamListener(client[failing.name].orders, config) as listener:
+        failing.insert(1)
+        seen = [next(listener)]
+        (idle,) = failing.operations()
+        killed = failing.database.command({"killCursors": "orders", "cursors": [idle["cursor"]["cursorId"]]})
+        assert killed["cursorsKilled"]
+        failing.insert(2)
+        seen += [next(listener), next(listener)]
+
+    assert [event.document_key["_id"] for event in seen] == failing.inserted
+
+
+@pytest.mark.parametrize(("how", "code"), [("killCursors", 237), ("killOp", 11601)])
+def test_a_running_get_more_that_somebody_kills_is_made_again(failing: Failing, how: str, code: int) -> None:
+    def kill() -> bool:
+        for running in failing.operations():
+            if running["type"] == "op" and how == "killOp":
+                failing.database.client.admin.command({"killOp": 1, "op": running["opid"]})
+            elif running["type"] == "op":
+                failing.database.command({"killCursors": "orders", "cursors": [running["cursor"]["cursorId"]]})
+        return bool(watched.attempts)
+
+    with Watched(failing, max_await_time=0.5) as watched:
+        failing.insert(2)
+        wait_until(kill)
+        failing.insert(2)
+        watched.wait_for_all()
+
+    # A cursor that was killed just between two of them is not found.
+    assert any(f"code {found}" in watched.attempts[0][0] for found in (code, 43))
+
+
+@pytest.mark.parametrize("fault", [{"errorCode": 6}, {"errorCode": 11602}, {"closeConnection": True}])
+def test_start_waits_for_a_server_that_does_not_open_the_stream_yet(failing: Failing, fault: dict[str, Any]) -> None:
+    failing.fail({"times": 2}, "aggregate", **fault)
+    with Watched(failing) as watched:
+        failing.insert(2)
+        watched.wait_for_all()
+
+    assert watched.numbers == [1, 2]
+
+
+def test_reopening_that_fails_goes_on_counting(failing: Failing) -> None:
+    with Watched(failing) as watched:
+        failing.insert(2)
+        watched.wait_for_all()
+        failing.fail({"times": 3}, "aggregate", errorCode=133)
+        # One more failpoint, so that the getMore fails only now.
+        failing.fail({"times": 1}, point=AFTER, errorCode=6)
+        failing.insert(2)
+        watched.wait_for_recovery(4)
+        watched.wait_for_all()
+
+    assert watched.numbers == [1, 2, 3, 4]
+
+
+def test_the_delays_double_from_a_tenth_of_a_second_within_their_spread() -> None:
+    config = ChangeStreamConfig()
+
+    for attempt, expected in enumerate([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0], 1):
+        assert all(0.95 * expected <= config.backoff(attempt) <= 1.05 * expected for _ in range(50))
+
+
+def test_five_attempts_in_a_row_are_the_end_by_default_and_their_delays_are_those_of_the_configuration(
+    failing: Failing,
+) -> None:
+    with Watched(failing, initial_backoff=0.01, max_backoff=0.05) as watched:
+        failing.fail("alwaysOn", errorCode=6)
+        with pytest.raises(MaxReconnectAttemptsExceededError) as raised:
+            watched.watcher.join(60)
+        assert watched.watcher.state == "failed"
+
+    assert raised.value.attempts == 5
+    assert raised.value.__cause__.code == 6
+    assert watched.numbers == [1, 2, 3, 4, 5]
+    for (_, _, delay), expected in zip(watched.attempts, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
+        assert 0.95 * expected <= delay <= 1.05 * expected
+    # Opening worked each time; that alone proves nothing.
+    assert watched.openings == 6
+
+
+def test_start_gives_up_after_the_attempts_too(failing: Failing) -> None:
+    failing.fail("alwaysOn", "aggregate", closeConnection=True)
+    watched = Watched(failing, max_reconnect_attempts=2)
+
+    with pytest.raises(MaxReconnectAttemptsExceededError) as raised:
+        watched.watcher.start()
+
+    assert raised.value.attempts == 2
+    assert watched.watcher.state == "failed"
+
+
+def test_a_listener_gives_up_after_the_attempts_too(failing: Failing) -> None:
+    config = ChangeStreamConfig(max_await_time=0.1, initial_backoff=0.001, max_reconnect_attempts=3)
+    with MongoClient(failing.uri) as client, ChangeStreamListener(client[failing.name].orders, config) as listener:
+        failing.fail("alwaysOn", errorCode=6)
+        with pytest.raises(MaxReconnectAttemptsExceededError) as raised:
+            next(listener)
+
+        assert raised.value.attempts == 3
+        assert listener.state == "closed" and list(listener) == []
+
+
+def test_no_limit_is_for_ever(failing: Failing) -> None:
+    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.01) as watched:
+        failing.fail("alwaysOn", errorCode=6)
+        failing.insert()
+        wait_until(lambda: len(watched.attempts) > 20)
+        assert watched.stream["state"] == "reconnecting"
+        failing.mend()
+        watched.wait_for_all()
+        wait_until(lambda: watched.stream["state"] == "active")
+
+
+def test_attempts_are_counted_anew_after_a_reply(failing: Failing) -> None:
+    with Watched(failing, max_reconnect_attempts=3) as watched:
+        for rounds in range(1, 4):
+            failing.fail({"times": 3}, errorCode=6)
+            failing.insert()
+            watched.wait_for_recovery(3 * rounds)
+            watched.wait_for_all()
+
+    assert watched.numbers == [1, 2, 3] * 3
+
+
+@pytest.mark.parametrize("code", [13, 20, 47])
+def test_what_no_attempt_can_mend_ends_the_watcher_at_once(failing: Failing, code: int) -> None:
+    with Watched(failing) as watched:
+        failing.fail("alwaysOn", errorCode=code)
+        with pytest.raises(ConfigurationError) as raised:
+            watched.watcher.join(60)
+
+    assert raised.value.code == code
+    assert watched.attempts == []
+
+
+def test_a_pipeline_that_drops_the_token_ends_the_watcher_at_once(failing: Failing) -> None:
+    with Watched(failing, pipeline=[{"$project": {"_id": 0}}]) as watched:
+        failing.insert()
+        with pytest.raises(ConfigurationError, match="_id"):
+            watched.watcher.join(60)
+
+    assert (watched.attempts, watched.seen) == ([], [])
+
+
+def test_an_error_that_nobody_knows_is_tried_a_few_times_even_without_a_limit(failing: Failing) -> None:
+    with Watched(failing, max_reconnect_attempts=0) as watched:
+        failing.fail("alwaysOn", errorCode=6789)
+        with pytest.raises(StreamConnectionError, match="unknown") as raised:
+            watched.watcher.join(60)
+
+    assert raised.value.code == 6789
+    assert watched.numbers == list(range(1, UNKNOWN_ATTEMPTS + 1))
+
+
+def test_a_stop_during_a_delay_returns_at_once(failing: Failing) -> None:
+    with Watched(failing, initial_backoff=600.0, max_backoff=600.0) as watched:
+        failing.insert(2)
+        watched.wait_for_all()
+        failing.fail("alwaysOn", errorCode=6)
+        wait_until(lambda: watched.attempts)
+
+        began = monotonic()
+        assert watched.watcher.stop()
+
+        assert monotonic() - began < 1.0
+    assert watched.watcher.state == "stopped" and watched.watcher.error is None
+
+
+def test_a_stop_ends_a_start_that_waits_to_reconnect(failing: Failing) -> None:
+    failing.fail("alwaysOn", "aggregate", errorCode=6)
+    watched, states = Watched(failing, initial_backoff=600.0, max_backoff=600.0), []
+    starting = threading.Thread(target=lambda: states.append(watched.watcher.start()))
+    starting.start()
+    wait_until(lambda: watched.attempts)
+    assert watched.watcher.state == "starting"
+
+    watched.watcher.stop()
+    starting.join(30)
+
+    assert states == ["stopped"]
+
+
+def test_one_warning_and_one_line_of_relief_for_each_outage(failing: Failing, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "rigatoni.stream")
+    with Watched(failing, max_reconnect_attempts=0) as watched:
+        for outages in (1, 2):
+            failing.fail({"times": 7}, errorCode=6)
+            watched.wait_for_recovery(7 * outages)
+
+    assert told_of_the_stream(caplog) == ["WARNING reconnecting", "INFO connected"] * 2
+
+
+def test_a_restart_of_the_server_loses_nothing_and_repeats_nothing(
+    failing: Failing, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rigatoni.stream")
+    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as watched:
+        failing.insert(20)
+        watched.wait_for_all()
+        failing.insert(20)
+        failing.replica_set.stop(0)
+        wait_until(lambda: watched.stream["state"] == "reconnecting")
+        failing.replica_set.restart(0)
+        failing.insert(20)
+        watched.wait_for_all()
+        wait_until(lambda: watched.stream["state"] == "active")
+
+    told = told_of_the_stream(caplog)
+    assert told == ["WARNING reconnecting", "INFO connected"] * (len(told) // 2)
+
+
+def test_a_frozen_server_is_noticed_and_the_stream_goes_on_once_it_thaws(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursor, "PATIENCE", 0.2)
+    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as watched:
+        failing.insert(5)
+        watched.wait_for_all()
+        failing.replica_set.freeze(0)
+        try:
+            wait_until(lambda: len(watched.attempts) > 3)
+            assert watched.stream["state"] == "reconnecting"
+        finally:
+            failing.replica_set.thaw(0)
+        failing.insert(5)
+        watched.wait_for_all()
+
+    assert "ping" in watched.attempts[0][0]
+
+
+def test_a_watcher_of_a_frozen_server_stops_all_the_same(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cursor, "PATIENCE", 0.05)
+    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.01) as watched:
+        failing.replica_set.freeze(0)
+        try:
+            # Every attempt leaves calls behind that nobody answers.
+            wait_until(lambda: len(watched.attempts) > 10)
+            assert watched.watcher.stop()
+        finally:
+            failing.replica_set.thaw(0)
+
+    assert watched.watcher.state == "stopped"
+
+
+def test_a_server_that_is_silent_but_answers_pings_is_catching_up_and_waited_for(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "rigatoni.cursor")
+    monkeypatch.setattr(cursor, "PATIENCE", 0.1)
+    with Watched(failing) as watched:
+        assert watched.stream["catching_up"] is False
+        failing.fail({"times": 1}, blockConnection=True, blockTimeMS=1500)
+        wait_until(lambda: watched.stream["catching_up"])
+        failing.insert(3)
+        watched.wait_for_all()
+        wait_until(lambda: not watched.stream["catching_up"])
+
+        assert watched.stream["state"] == "active"
+    assert (watched.attempts, watched.openings) == ([], 1)
+    (told,) = [record.message for record in caplog.records if record.name == "rigatoni.cursor"]
+    assert "answers pings" in told
+
+
+PATCHED = """
+import gevent
+from rigatoni import ChangeStreamConfig, Hooks, MaxReconnectAttemptsExceededError, MemoryStore, Watcher
+from pymongo import MongoClient
+
+class Attempts(Hooks):
+    def __init__(self):
+        self.told = []
+
+    def reconnecting(self, stream, error, attempt, delay):
+        self.told.append(attempt)
+
+
+def fail(mode, **data):
+    client.admin.command({"configureFailPoint": "failCommand", "mode": mode,
+                          "data": {"failCommands": ["getMore"], "appName": given["name"], **data}})
+
+
+def wait_until(condition):
+    while not condition():
+        gevent.sleep(0.005)
+
+
+attempts, seen = Attempts(), []
+config = ChangeStreamConfig(max_await_time=0.1, initial_backoff=0.001, max_backoff=600, max_reconnect_attempts=0)
+watcher = Watcher(given["uri"], given["name"], store=MemoryStore(), config=config, hooks=[attempts])
+
+@watcher.on("insert", collection="orders")
+def see(event):
+    seen.append(event.document_key["_id"])
+
+with MongoClient(given["other"]) as client, gevent.Timeout(60):
+    orders = client[given["name"]].orders
+    watcher.start()
+    for number in range(1, 4):
+        fail({"times": 2}, **given["fault"])
+        orders.insert_one({"_id": number})
+        wait_until(lambda: len(attempts.told) == 2 * number and len(seen) == number)
+        wait_until(lambda: watcher.stats()["streams"][given["name"]]["state"] == "active")
+    fail("alwaysOn", errorCode=6)
+    wait_until(lambda: len(attempts.told) > 14)
+    began = time.monotonic()
+    stopped = watcher.stop()
+    say(seen=seen, told=attempts.told[:6], stopped=stopped, took=time.monotonic() - began, state=watcher.state)
+"""
+
+
+@pytest.mark.parametrize("fault", [{"errorCode": 6}, {"closeConnection": True}])
+def test_a_patched_program_reconnects_and_stops_during_a_delay_likewise(
+    failing: Failing, tmp_path: Path, fault: dict[str, Any]
+) -> None:
+    program = run_program(
+        PATCHED,
+        tmp_path,
+        patched=True,
+        uri=failing.uri,
+        other=failing.replica_set.uri,
+        name=failing.name,
+        fault=fault,
+    )
+
+    (told,) = program.lines
+    assert told.pop("took") < 1.0
+    assert told == {"seen": [1, 2, 3], "told": [1, 2] * 3, "stopped": True, "state": "stopped"}
