@@ -142,21 +142,22 @@ class Handlers:
 
         For tests, and for replaying dead letters. Batch handlers get a list of one.
 
-        :param event: an event, or its raw dictionary.
+        :param event: an event, or its raw dictionary; of an :class:`AckableEvent` the ``ack()`` is the one that manual
+            handlers call, else it does nothing.
         :param handler: only the handler of this name, ``module:qualname``, as a dead letter carries it.
         :raises ConfigurationError: when there is no handler of that name.
         """
-        raw = event.raw if isinstance(event, ChangeEvent) else event
-        event = ChangeEvent(raw)
+        event = event if isinstance(event, ChangeEvent) else AckableEvent(event, lambda: None)
         chosen = (
             self._lookup(event.database, event.collection, event.operation)
             if handler is None
             else (self._named(handler),)
         )
         for each in chosen:
-            if each.wants(raw):
-                # There is no stream, so that an ack() has nothing to acknowledge.
-                mine = AckableEvent(raw, lambda: None) if each.manual else event
+            if each.wants(event.raw):
+                # Without a stream an ack() has nothing to acknowledge.
+                is_right = isinstance(event, AckableEvent) or not each.manual
+                mine = event if is_right else AckableEvent(event.raw, lambda: None)
                 each.function([mine] if each.batch is not None else mine)
 
     def _decorator(

@@ -58,7 +58,7 @@ class Saver:
         :raises ResumeTokenPersistenceError: when the store refuses for too long; going on would only make duplicates
             grow.
         """
-        while not self._stop.wait(self._interval):
+        while not self._stop.wait(min(self._interval, STATUS_INTERVAL)):
             self.save()
 
     def save(self, at_once: bool = False) -> None:
