@@ -1,0 +1,197 @@
+"""Whole programs, patched by gevent or not: events arrive, the main hub goes on, signals end them."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Program
+
+BOTH = pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
+
+WATCH = """
+import logging
+import gevent
+from rigatoni import Hooks, MemoryStore, Watcher
+logging.basicConfig(level=logging.WARNING)
+
+class Started(Hooks):
+    def saved(self, stream, token):
+        say(started=True)
+
+options = given.get("options", {})
+watcher = Watcher(given["uri"], given["database"], store=MemoryStore(), hooks=[Started()], **options)
+"""
+
+RUN = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    say(handled=event.document_key["_id"], ticks=ticks[0])
+
+ticks = [0]
+
+def tick():
+    while True:
+        ticks[0] += 1
+        gevent.sleep(0.01)
+
+gevent.spawn(tick)
+former = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+watcher.run()
+say(state=watcher.state, ticks=ticks[0])
+say(restored=former == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+"""
+)
+
+SLEEP = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    handled.append(event.document_key["_id"])
+
+handled = []
+say(state=watcher.start())
+for _ in range(600):
+    time.sleep(0.1)
+    if len(handled) == 20:
+        break
+say(handled=handled)
+say(stopped=watcher.stop(), state=watcher.state)
+"""
+)
+
+HANG = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    say(hangs=True)
+    time.sleep(600)
+
+watcher.run()
+say(state=watcher.state)
+"""
+)
+
+FAIL = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    raise ValueError("no such parcel")
+
+watcher.run()
+"""
+)
+
+FORGETFUL = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    pass
+
+say(state=watcher.start())
+"""
+)
+
+CONCURRENT = (
+    WATCH
+    + """
+@watcher.on("insert", timeout=5)
+def handle(event):
+    pass
+
+with watcher:
+    pass
+"""
+)
+
+
+@BOTH
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_while_run_blocks_events_arrive_and_greenlets_go_on_until_a_signal(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool, number: int
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(RUN, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        program.wait_for(lambda: len(program.said("handled")) == 20)
+        before = program.said("ticks")[-1]
+        database.orders.insert_one({"_id": 20})
+        program.wait_for(lambda: len(program.said("handled")) == 21)
+        program.signal(number)
+        assert program.end() == 0, program.complaints
+        assert program.said("handled") == list(range(21))
+        assert program.said("state") == ["stopped"] and program.said("restored") == [True]
+        assert program.said("ticks")[-1] > before > 0
+        assert "Traceback" not in program.complaints
+
+
+@BOTH
+def test_while_a_started_program_sleeps_events_are_handled(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(SLEEP, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        assert program.end() == 0, program.complaints
+        assert program.said("handled") == [list(range(20))]
+        assert program.said("stopped") == [True] and program.said("state") == ["running", "stopped"]
+
+
+@BOTH
+def test_a_second_signal_ends_run_at_once_though_a_handler_hangs(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(HANG, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_one({})
+        program.wait_said("hangs")
+        program.signal(signal.SIGINT)
+        with pytest.raises(AssertionError, match="still running"):
+            program.end(timeout=0.5)
+        program.signal(signal.SIGINT)
+        assert program.end(timeout=5) == 0, program.complaints
+        assert program.said("state")
+        assert "handle with " in program.complaints
+
+
+@BOTH
+def test_a_fatal_error_ends_run_with_it(database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(FAIL, tmp_path, patched=patched, options={"on_error": "stop"}, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_one({})
+        assert program.end() == 1
+        assert "HandlerError" in program.complaints and "no such parcel" in program.complaints
+        assert program.complaints.count("ERROR") == 1
+
+
+@BOTH
+def test_a_program_may_end_without_a_stop(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(FORGETFUL, tmp_path, patched=patched, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("state") == ["running"]
+        assert "Traceback" not in program.complaints
+
+
+@BOTH
+def test_only_an_unpatched_program_is_told_once_that_concurrency_has_no_effect(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(CONCURRENT, tmp_path, patched=patched, options={"concurrency": 5}, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.complaints.count("concurrency and timeout= have no effect") == (0 if patched else 1)
