@@ -162,22 +162,28 @@ class Calls:
         return call.result()
 
 
-def live(function: Callable[[], None], name: str) -> None:
+def live(function: Callable[[], None], name: str, over: Callable[[], None]) -> None:
     """Give a watcher its place: a greenlet of this hub, or unpatched a native thread with a hub of its own.
 
     The thread is a daemon: a program that ends without ``stop()`` ends like a crash, and nothing is lost.
+
+    :param over: called at the very end, when the thread has no hub any more: a program that ends while one is being
+        destroyed is killed by SIGSEGV.
     """
-    if is_patched():
-        gevent.spawn(function)
-        return
+    is_thread = not is_patched()
 
     def run() -> None:
         try:
             function()
         finally:
-            gevent.get_hub().destroy(destroy_loop=True)
+            if is_thread:
+                gevent.get_hub().destroy(destroy_loop=True)
+            over()
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    if is_thread:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    else:
+        gevent.spawn(run)
 
 
 class Forkable(Protocol):

@@ -95,6 +95,11 @@ class Life:
             if not self._is_inert:
                 self._end()
 
+    def over(self) -> None:
+        """Tell whoever waits that nothing is left of it."""
+        self.settled.set()
+        self.ended.set()
+
     def fail(self, error: BaseException) -> None:
         """End with an error; the first one counts, and it is logged once."""
         if self._is_inert or self.error is not None or self.ended.is_set():
@@ -184,6 +189,8 @@ class Life:
             self._told.extend((self._spawn(pipe.read), self._spawn(pipe.feed)))
         self._killable.append(self._spawn(self._gauge))
         self._settle("running")
+        # So that who asks the store is told at once, too.
+        self._saver.save(at_once=True)
 
     def _settle(self, state: State) -> None:
         if self.stop.is_set():
@@ -250,8 +257,6 @@ class Life:
             self.fail(error)
         finally:
             self.state = "failed" if self.error is not None else "stopped"
-            self.settled.set()
-            self.ended.set()
 
     def _let_lanes_end(self, deadline: float) -> None:
         for pipe in self._pipes:

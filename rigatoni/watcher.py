@@ -173,7 +173,7 @@ class Watcher(Handlers):
         """
         with self._starting:
             life = self._prepare()
-        live(life.run, f"rigatoni {self.name}")
+        live(life.run, f"rigatoni {self.name}", life.over)
         try:
             life.settled.wait()
         except BaseException:
