@@ -375,6 +375,22 @@ def test_a_stop_finishes_an_event_whose_first_handler_was_called_already() -> No
     assert calls[2:] == [("batch", 2)] and list(done) == [HANDLED, HANDLED]
 
 
+def test_a_stop_forgets_an_event_that_waits_for_the_batch_before_it() -> None:
+    flow, calls = Flow(), []
+
+    @flow.on_batch(max_wait=PATIENCE)
+    def batch(events: list[ChangeEvent]) -> None:
+        calls.append([event["documentKey"]["_id"] for event in events])
+        flow.end()
+
+    flow.on("insert", collection="a")(lambda event: pytest.fail("it overtakes what was given up in b"))
+
+    done = flow.put(event("update", 1, "a"), insert(2, "b"), insert(3, "a")).done
+    flow.settle()
+
+    assert calls == [[1]] and list(done) == [HANDLED, 0, 0]
+
+
 def test_a_barrier_that_fails_lets_go_the_lanes_that_wait_for_it() -> None:
     flow = Flow(concurrency=4, on_error="stop", retry=at_once(1))
 
@@ -574,7 +590,8 @@ def test_when_the_stream_is_held_a_batch_that_is_not_full_is_handed_over() -> No
     assert calls == [[1, 2]]
 
     flow.put(insert(3))
-    gevent.sleep(0)
+    gevent.sleep(0.01)
+    assert calls == [[1, 2]]
     flow.lanes.flush()
     flow.settle()
     assert calls == [[1, 2], [3]]
