@@ -32,7 +32,7 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
-        "test": [*embedded, "pytest>=8", "pytest-cov>=5", "hypothesis>=6.100"],
+        "test": [*embedded, "pytest>=8", "pytest-cov>=5", "hypothesis>=6.100", "docutils>=0.20"],
     },
     entry_points={
         "console_scripts": ["rigatoni = rigatoni.cli:main"],
