@@ -24,7 +24,7 @@ def test_stops_in_the_middle_of_a_stream_repeat_nothing(
     text = """
 import threading
 import gevent
-from pymongo import MongoClient, InsertOne
+from pymongo import MongoClient
 from rigatoni import Watcher
 
 COLLECTIONS, DOCUMENTS = 8, 150
@@ -52,9 +52,9 @@ def watching():
 
 
 def write():
-    for number in range(DOCUMENTS):
+    for first in range(0, DOCUMENTS, 5):
         for collection in range(COLLECTIONS):
-            database[f"c{collection}"].insert_one({"_id": number})
+            database[f"c{collection}"].insert_many({"_id": number} for number in range(first, first + 5))
 
 
 def handled(count):
@@ -124,13 +124,13 @@ say(returned=watcher.state)
 """
     given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
     seen: list[int] = []
-    for turn in range(4):
+    for turn in range(3):
         with Program(text, tmp_path, patched=patched, **given) as program:
             if turn == 0:
                 # What is written before a first start is not seen.
                 program.wait_said("opened")
                 database.orders.insert_many({"_id": number} for number in range(600))
-            wanted = 100 if turn < 3 else 600 - len(seen)
+            wanted = 200 if turn < 2 else 600 - len(seen)
             program.wait_for(lambda p=program, n=wanted: len(p.said("number")) >= n)
             program.signal(signal.SIGTERM)
             assert program.end() == 0, program.complaints
