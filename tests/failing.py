@@ -58,6 +58,13 @@ class Failing:
         for point in (BEFORE, AFTER):
             self.database.client.admin.command({"configureFailPoint": point, "mode": "off"})
 
+    def __enter__(self) -> Failing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.mend()
+        self.database.client.drop_database(self.name)
+
     def operations(self) -> list[dict[str, Any]]:
         """List the getMore commands that run, and the cursors that wait for one, of the watched client."""
         found = self.database.client.admin.aggregate(
