@@ -24,7 +24,10 @@ setup(
     package_data={"rigatoni": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "pymongo>=4.19",
+        # A greenlet killed inside pymongo 4.9 to 4.18 can leave a lock held for ever (PYTHON-6074), and 4.19 needs
+        # Python 3.11.
+        "pymongo>=4.19; python_version >= '3.11'",
+        "pymongo>=4.8,<4.9; python_version < '3.11'",
         "gevent>=24.2",
         "backoff>=2.2.1",
         "sqlite-utils>=3.36",

@@ -186,6 +186,9 @@ class Watcher(Handlers):
     def stop(self, timeout: float = 10.0) -> bool:
         """Stop reading, forget what was read ahead, let running handlers return, save, release the name.
 
+        An event whose handler returned but whose manual ``ack()`` has not come by then is not waited for: it comes again
+        at the next start, as does what overtook it.
+
         :param timeout: seconds that running handlers get; they are not killed, and their events come again at the next
             start.
         :returns: True if all of them returned. From inside a handler it returns False at once, and the watcher stops
