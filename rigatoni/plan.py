@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from .config import ChangeStreamConfig
 from .errors import ConfigurationError
-from .registration import EXPANDED_OPERATIONS, Handler, is_count
+from .registration import EXPANDED_OPERATIONS, Handler, is_count, is_glob
 from .selection import Namespace, Selection, select
 
 Lookup = Callable[[str | None, str | None, str], Sequence[Handler]]
@@ -68,7 +69,7 @@ def watched(
     return Watch(home, collection, replace(config, **changes), concurrency, start_at)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """One stream to be opened.
 
@@ -96,16 +97,33 @@ class Plan:
         is_hidden = operation == "invalidate" and not self.is_declared_level
         if is_foreign or is_hidden or (database, collection) in self.apart:
             return ()
-        return tuple(handler for handler in self.handlers if handler.matches(database, collection, operation))
+        return tuple(
+            handler for handler in self._candidates(collection) if handler.matches(database, collection, operation)
+        )
 
     def width(self, database: str | None, collection: str | None) -> int:
         """Say how many lanes a collection has: the most that one of its handlers, or ``watch()``, asks for."""
         asked = [
             handler.concurrency
-            for handler in self.handlers
+            for handler in self._candidates(collection)
             if handler.concurrency and handler.concerns(database, collection)
         ]
         return max([*asked, *([self.asked] if self.asked else [])], default=self.concurrency)
+
+    @cached_property
+    def _by_collection(self) -> Mapping[str | None, Sequence[int]]:
+        """List handlers by the one collection that they name, so that hundreds of them are not asked one by one."""
+        listed: dict[str | None, list[int]] = {None: []}
+        for number, handler in enumerate(self.handlers):
+            names = handler.collections or ("*",)
+            for name in [None] if any(map(is_glob, names)) else names:
+                listed.setdefault(name, []).append(number)
+        return listed
+
+    def _candidates(self, collection: str | None) -> list[Handler]:
+        listed = self._by_collection
+        own = listed.get(collection, ()) if collection is not None else ()
+        return [self.handlers[number] for number in sorted({*own, *listed[None]})]
 
     def feeds(self, handler: Handler) -> bool:
         """Tell whether any event of this stream is for the handler."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import backoff
 from backoff.types import Details
@@ -31,46 +31,53 @@ def reconnecting(
     :raises MaxReconnectAttemptsExceededError: from the last error, when the attempts are spent.
     :raises GivenUp: when `stop` is set during a wait.
     """
+    return _Reconnection(pull, config, stop, on_attempt)
 
-    def wait(details: Details) -> None:
-        attempt = details["tries"]
-        error: StreamError = details["exception"]  # type: ignore[typeddict-item]
-        delay = config.backoff(attempt)
-        on_attempt(error, attempt, delay)
-        if stop.wait(delay):
-            raise GivenUp("stopped while waiting to reconnect") from None
 
-    unknown = 0
+class _Reconnection(Generic[T]):
+    def __init__(
+        self,
+        pull: Callable[[], T],
+        config: ChangeStreamConfig,
+        stop: Flag,
+        on_attempt: Callable[[StreamError, int, float], None],
+    ) -> None:
+        self._config = config
+        self._stop = stop
+        self._on_attempt = on_attempt
+        self._limit = config.max_reconnect_attempts
+        self._unknown = 0
+        # interval and jitter are off, because the wait is our own; the logger too, because backoff multiplies the lines
+        # of a decorator used again.
+        self._attempts = backoff.on_exception(
+            backoff.constant,
+            StreamError,
+            max_tries=self._limit + 1 if self._limit else None,
+            giveup=self._gives_up,
+            on_backoff=self._wait,
+            interval=0,
+            jitter=None,
+            logger=None,
+        )(pull)
 
-    def give_up(error: Exception) -> bool:
-        nonlocal unknown
-        unknown += is_unknown(error)
-        return unknown > UNKNOWN_ATTEMPTS or not (isinstance(error, StreamError) and error.is_retryable)
-
-    limit = config.max_reconnect_attempts
-    # interval and jitter are off, because the wait is our own; the logger too, because backoff multiplies the lines of
-    # a decorator used again.
-    attempts = backoff.on_exception(
-        backoff.constant,
-        StreamError,
-        max_tries=limit + 1 if limit else None,
-        giveup=give_up,
-        on_backoff=wait,
-        interval=0,
-        jitter=None,
-        logger=None,
-    )(pull)
-
-    def pull_again() -> T:
-        nonlocal unknown
-        unknown = 0
+    def __call__(self) -> T:
+        self._unknown = 0
         try:
-            return attempts()
+            return self._attempts()
         except StreamError as error:
-            if unknown > UNKNOWN_ATTEMPTS or not error.is_retryable:
+            if self._unknown > UNKNOWN_ATTEMPTS or not error.is_retryable:
                 raise
             raise MaxReconnectAttemptsExceededError(
-                f"gave up after {limit} attempts to reconnect; the last error: {error}", attempts=limit
+                f"gave up after {self._limit} attempts to reconnect; the last error: {error}", attempts=self._limit
             ) from error
 
-    return pull_again
+    def _gives_up(self, error: Exception) -> bool:
+        self._unknown += is_unknown(error)
+        return self._unknown > UNKNOWN_ATTEMPTS or not (isinstance(error, StreamError) and error.is_retryable)
+
+    def _wait(self, details: Details) -> None:
+        error: StreamError = details["exception"]  # type: ignore[typeddict-item]
+        delay = self._config.backoff(details["tries"])
+        self._on_attempt(error, details["tries"], delay)
+        if self._stop.wait(delay):
+            raise GivenUp("stopped while waiting to reconnect") from None

@@ -61,6 +61,9 @@ class Watcher(Handlers):
     https://www.mongodb.com/docs/manual/changeStreams/
     """
 
+    _life: Life | None = None
+    _parent: int | None = None
+
     def __init__(
         self,
         client: str | Client = "mongodb://localhost:27017",
@@ -100,8 +103,6 @@ class Watcher(Handlers):
             hooks=chained(hooks),
             made_by=os.getpid(),
         )
-        self._life: Life | None = None
-        self._parent: int | None = None
         self._starting = threading.Lock()
 
     @property
@@ -186,8 +187,8 @@ class Watcher(Handlers):
     def stop(self, timeout: float = 10.0) -> bool:
         """Stop reading, forget what was read ahead, let running handlers return, save, release the name.
 
-        An event whose handler returned but whose manual ``ack()`` has not come by then is not waited for: it comes again
-        at the next start, as does what overtook it.
+        An event whose handler returned but whose manual ``ack()`` has not come by then is not waited for: it comes
+        again at the next start, as does what overtook it.
 
         :param timeout: seconds that running handlers get; they are not killed, and their events come again at the next
             start.

@@ -19,7 +19,7 @@ from click.core import ParameterSource
 from .exits import fatal_errors_end_it, has_password
 
 if TYPE_CHECKING:
-    from rigatoni import ChangeEvent, ChangeStreamConfig, Watcher
+    from rigatoni import ChangeEvent, ChangeStreamConfig, Hooks, Watcher
 
 _JAVASCRIPT = {"$function", "$accumulator", "$where"}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -88,17 +88,7 @@ def _watcher(
     pipeline: str | None,
     start_at: str | None,
 ) -> Watcher:
-    from rigatoni import Hooks, MemoryStore, Watcher
-
-    class Ready(Hooks):
-        """Say once that from now on a change is seen."""
-
-        said = False
-
-        def opened(self, stream: str) -> None:
-            if not self.said:
-                self.said = True
-                _say(f"watching {database or 'the whole deployment'}; Ctrl-C ends it")
+    from rigatoni import MemoryStore, Watcher
 
     watcher = Watcher(
         uri,
@@ -108,7 +98,7 @@ def _watcher(
         start_at=_moment(start_at),
         # A line that cannot be written is never skipped.
         on_error="stop",
-        hooks=[Ready()],
+        hooks=[_ready(database)],
     )
 
     @watcher.on(*operation, collection=collection or None)
@@ -120,6 +110,22 @@ def _watcher(
             watcher.stop()
 
     return watcher
+
+
+def _ready(database: str | None) -> Hooks:
+    from rigatoni import Hooks
+
+    class Ready(Hooks):
+        """Say once that from now on a change is seen."""
+
+        said = False
+
+        def opened(self, stream: str) -> None:
+            if not self.said:
+                self.said = True
+                _say(f"watching {database or 'the whole deployment'}; Ctrl-C ends it")
+
+    return Ready()
 
 
 def _config(full_document: str | None, pipeline: str | None, operations: tuple[str, ...]) -> ChangeStreamConfig:
