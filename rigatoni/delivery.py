@@ -179,7 +179,7 @@ class Delivery:
     def _keep(self, letter: DeadLetter) -> None:
         try:
             self._bury(letter)
-        except StreamError:
+        except (StreamError, GivenUp):
             raise
         except Exception as error:
             raise ResumeTokenPersistenceError(

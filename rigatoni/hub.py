@@ -134,16 +134,28 @@ class Calls:
 
     Unpatched, each call is a thread of its own: one that was given up on a frozen server takes nobody's place, and no
     hub needs to outlive it. Beside a call's way over the network a thread costs little.
+
+    A forked child must not go on with a call: it would take the reply from the parent's socket. Its threads are not
+    there, its greenlets are killed.
     """
 
     def __init__(self) -> None:
         self._is_patched = is_patched()
+        self._under_way: set[gevent.Greenlet[..., Any]] = set()
+        inert_after_fork(self)
+
+    def forked(self) -> None:
+        """End what is under way: called in a forked child."""
+        for greenlet in self._under_way:
+            greenlet.kill(block=False)
 
     def start(self, function: Callable[[], T]) -> Call[T]:
         """Start a call and return at once."""
         call = Call(function)
         if self._is_patched:
-            gevent.spawn(call)
+            greenlet = gevent.spawn(call)
+            self._under_way.add(greenlet)
+            greenlet.rawlink(self._under_way.discard)
         else:
             threading.Thread(target=call, name="rigatoni call", daemon=True).start()
         return call

@@ -94,6 +94,10 @@ class Life:
         finally:
             if not self._is_inert:
                 self._end()
+            if self._is_inert:
+                # In a child: the handler that forked goes on, and this hub is its hub.
+                for pipe in self._pipes:
+                    pipe.lanes.empty.wait()
 
     def over(self) -> None:
         """Tell whoever waits that nothing is left of it."""
@@ -116,7 +120,7 @@ class Life:
 
     def has_ended(self, timeout: float) -> bool:
         """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""
-        wait_for_any((self.ended, self.hurry), timeout)
+        wait_for_any((self.ended, self.hurry), None if self._is_inert else timeout)
         if self.ended.is_set() or (self.left.wait(REACTION) and self.ended.wait(GRACE)):
             return True
         running = self._running_handlers()
@@ -134,6 +138,7 @@ class Life:
     def make_inert(self) -> None:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
         self._is_inert = True
+        self.state = "stopped"
         here = gevent.getcurrent()
         for each in [*self._told, *self._killable, *self._lanes()]:
             # Not the current one: a handler may fork, and its child must go on.
@@ -142,6 +147,9 @@ class Life:
         for pipe in self._pipes:
             pipe.forget(everything=True)
         self.stop.set()
+        if native_ident() != self._ident:
+            # Nobody else would say so: its thread is not there in the child.
+            self.over()
 
     def stats(self) -> dict[str, Any]:
         """Sum up what the streams say."""
@@ -237,6 +245,8 @@ class Life:
             self.state = "stopping"
         try:
             self._let_lanes_end(monotonic() + STOPPING if self.deadline is None else self.deadline)
+            if self._is_inert:
+                return
             self.left.set()
             gevent.killall(self._killable)
             gevent.joinall(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from .config import URI
 from .cursor import Cursor
 from .delivery import Delivery
 from .errors import InvalidResumeTokenError, StreamError
-from .hub import Calls, Flag
+from .events import DeadLetter
+from .hub import Calls, Flag, GivenUp
 from .lane import Shared
 from .lanes import Lanes
 from .pipe import Pipe
@@ -44,6 +46,7 @@ class Opening:
         self._calls = calls
         self._fail = fail
         self._stop = stop
+        self._process = os.getpid()
         own = settings.client
         self._client = connect(own, settings.name) if isinstance(own, URI) else own
         self._is_own = isinstance(own, URI)
@@ -106,7 +109,7 @@ class Opening:
         delivery = Delivery(
             retry=settings.retry,
             on_error=settings.on_error,
-            bury=lambda letter: settings.store.bury(settings.name, letter),
+            bury=self._bury,
             progress=room.set,
             hooks=settings.hooks,
             stop=self._stop,
@@ -122,6 +125,11 @@ class Opening:
             ends_when_invalidated=plan.is_declared_level and settings.on_invalidate == "stop",
             stop=self._stop,
         )
+
+    def _bury(self, letter: DeadLetter) -> None:
+        if os.getpid() != self._process:
+            raise GivenUp("the child of a handler that forked buries nothing")
+        self._settings.store.bury(self._settings.name, letter)
 
     def _stream(self, plan: Plan, cluster: Cluster) -> Stream:
         settings, client, config = self._settings, self._client, plan.config

@@ -1,0 +1,245 @@
+"""A fork while a watcher runs: the parent loses nothing, and the child is nobody's second watcher."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import wait_until
+from programs import Program
+from watchers import Make, collecting, watchers
+
+BOTH = pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
+
+WATCH = """
+import gevent
+from rigatoni import ConfigurationError, Hooks, RetryPolicy, Watcher
+
+
+class Started(Hooks):
+    def saved(self, stream, token):
+        say(started=os.getpid())
+
+
+def wait_for(name):
+    while not os.path.exists(name):
+        time.sleep(0.01)
+
+
+def tell(watcher):
+    began = time.monotonic()
+    try:
+        watcher.start()
+    except ConfigurationError as error:
+        say(refused=str(error))
+    say(stopped=watcher.stop(), joined=watcher.join(), seconds=time.monotonic() - began)
+    say(child=os.getpid(), state=watcher.state)
+
+
+watcher = Watcher(given["uri"], given["database"], store="tokens.db", save_interval=0.01, hooks=[Started()])
+"""
+
+FORK_IN_MAIN = (
+    WATCH
+    + """
+@watcher.on("insert")
+def handle(event):
+    say(handled=event.document_key["_id"], by=os.getpid())
+
+watcher.start()
+wait_for("fork")
+child = os.fork()
+if child == 0:
+    tell(watcher)
+    wait_for("end")
+    if given["abruptly"]:
+        os._exit(0)
+    sys.exit(0)
+say(forked=child)
+gevent.spawn(lambda: (wait_for("end"), say(ended=os.waitpid(child, 0)[1])))
+watcher.join()
+say(over=True)
+"""
+)
+
+FORK_BY_MULTIPROCESSING = (
+    WATCH
+    + """
+import multiprocessing
+
+@watcher.on("insert")
+def handle(event):
+    say(handled=event.document_key["_id"], by=os.getpid())
+
+def work():
+    tell(watcher)
+    wait_for("end")
+
+watcher.start()
+wait_for("fork")
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+say(forked=child.pid)
+child.join()
+say(ended=child.exitcode)
+wait_for("never")
+"""
+)
+
+FORK_IN_HANDLER = (
+    WATCH
+    + """
+@watcher.on("insert", retry=RetryPolicy(max_attempts=given["attempts"]))
+def handle(event):
+    key = event.document_key["_id"]
+    if key == "fork":
+        child = os.fork()
+        if child == 0:
+            gevent.sleep(0.05)
+            tell(watcher)
+            say(returns=os.getpid())
+            if given["raises"]:
+                raise ValueError("in the child")
+            return
+        say(ended=os.waitpid(child, 0)[1])
+        if given["hangs"]:
+            gevent.sleep(600)
+    say(handled=key, by=os.getpid())
+
+watcher.run()
+say(over=os.getpid())
+"""
+)
+
+
+@pytest.fixture
+def given(database: Any, mongodb_replica_set: Any) -> dict[str, str]:
+    return {"uri": mongodb_replica_set.uri, "database": database.name}
+
+
+@pytest.fixture
+def make(database: Any, mongodb_replica_set: Any, tmp_path: Path) -> Any:
+    with watchers(mongodb_replica_set.uri, database.name) as make:
+        yield lambda **options: make(store=tmp_path / "tokens.db", **options)
+
+
+def handled_by(program: Program, pid: int) -> list[Any]:
+    return [line["handled"] for line in program.lines if line.get("by") == pid]
+
+
+def assert_inert(program: Program, child: int) -> None:
+    """Hold what a child said to what a child may do."""
+    assert program.said("child") == [child]
+    assert handled_by(program, child) == []
+    (refused,) = program.said("refused")
+    assert str(program.pid) in refused and str(child) in refused
+    assert program.said("stopped") == [True] and program.said("joined") == [True]
+    (seconds,) = program.said("seconds")
+    assert seconds < 1
+    assert program.said("state") == ["stopped"]
+
+
+@BOTH
+@pytest.mark.parametrize("abruptly", [True, False], ids=["os._exit", "sys.exit"])
+def test_after_a_fork_the_parent_handles_everything_and_the_child_nothing(
+    database: Any, given: Any, tmp_path: Path, patched: bool, abruptly: bool
+) -> None:
+    with Program(FORK_IN_MAIN, tmp_path, patched=patched, abruptly=abruptly, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        (tmp_path / "fork").touch()
+        child = program.wait_said("forked")
+        program.wait_said("child")
+        database.orders.insert_many([{"_id": number} for number in range(20, 40)])
+        program.wait_for(lambda: 39 in handled_by(program, program.pid))
+        (tmp_path / "end").touch()
+        assert program.wait_said("ended") == 0
+        # After the child's end too: it took nothing with it.
+        for number in range(40, 60):
+            database.orders.insert_one({"_id": number})
+        program.wait_for(lambda: 59 in handled_by(program, program.pid))
+        assert handled_by(program, program.pid) == list(range(60))
+        assert_inert(program, child)
+        assert "Traceback" not in program.complaints
+
+
+def test_after_a_fork_by_multiprocessing_the_child_is_inert_too(database: Any, given: Any, tmp_path: Path) -> None:
+    with Program(FORK_BY_MULTIPROCESSING, tmp_path, **given) as program:
+        program.wait_said("started")
+        (tmp_path / "fork").touch()
+        child = program.wait_said("forked")
+        program.wait_said("child")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        program.wait_for(lambda: len(program.said("handled")) == 20)
+        (tmp_path / "end").touch()
+        assert program.wait_said("ended") == 0
+        assert handled_by(program, program.pid) == list(range(20))
+        assert_inert(program, child)
+
+
+@BOTH
+def test_the_name_is_free_when_the_parent_dies_while_its_child_lives(
+    database: Any, given: Any, make: Make, tmp_path: Path, patched: bool
+) -> None:
+    with Program(FORK_IN_MAIN, tmp_path, patched=patched, abruptly=True, **given) as program:
+        program.wait_said("started")
+        (tmp_path / "fork").touch()
+        child = program.wait_said("forked")
+        program.wait_said("child")
+        try:
+            program.kill()
+            os.kill(child, 0)
+            database.orders.insert_one({"_id": 1})
+            watcher = make()
+            seen = collecting(watcher, "insert")
+            assert watcher.start() == "running"
+            wait_until(lambda: seen == [1])
+            os.kill(child, 0)
+        finally:
+            (tmp_path / "end").touch()
+
+
+@BOTH
+def test_a_handler_may_fork_and_its_child_goes_on_while_the_parent_handles_the_event(
+    database: Any, given: Any, make: Make, tmp_path: Path, patched: bool
+) -> None:
+    given = {**given, "attempts": 1, "raises": False, "hangs": False}
+    with Program(FORK_IN_HANDLER, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_many([{"_id": "fork"}, *({"_id": number} for number in range(20))])
+        program.wait_for(lambda: len(program.said("handled")) == 21)
+        assert program.said("ended") == [0]
+        (child,) = program.said("returns")
+        assert handled_by(program, program.pid) == ["fork", *range(20)]
+        assert [number for number in program.said("handled") if isinstance(number, int)] == list(range(20))
+        assert str(child) in program.said("refused")[0]
+        program.signal(15)
+        assert program.end() == 0, program.complaints
+        assert program.said("over")[-1] == program.pid
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    database.orders.insert_one({"_id": "last"})
+    wait_until(lambda: seen)
+    assert seen == ["last"]
+
+
+@BOTH
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+def test_what_a_forking_handlers_child_does_neither_acknowledges_nor_buries(
+    database: Any, given: Any, make: Make, tmp_path: Path, patched: bool, raises: bool
+) -> None:
+    given = {**given, "attempts": 1, "raises": raises, "hangs": True}
+    with Program(FORK_IN_HANDLER, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_one({"_id": "fork"})
+        assert program.wait_said("ended") == 0
+        program.wait_said("returns")
+        program.kill()
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    wait_until(lambda: seen)
+    assert seen == ["fork"] and watcher.store.letters("default") == []
