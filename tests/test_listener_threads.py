@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gevent
+import pytest
 from conftest import wait_until
 from listening import LONG, QUICK, insert, keys, take
 from programs import run_program
@@ -15,6 +16,7 @@ from rigatoni import ChangeStreamListener
 
 PATCHED = """
 import gevent
+import pytest
 from pymongo import MongoClient
 from rigatoni import ChangeStreamConfig, ChangeStreamListener
 
@@ -89,7 +91,9 @@ def test_close_in_another_greenlet_ends_a_waiting_next(database: Any) -> None:
     assert waiting.get(timeout=30) == []
 
 
-def test_a_wait_that_is_interrupted_loses_nothing(database: Any) -> None:
+def test_a_wait_that_is_interrupted_loses_nothing_and_is_no_error(
+    database: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with ChangeStreamListener(database.orders, QUICK) as listener:
         seen, interrupted = [], 0
         while interrupted < 10:
@@ -102,6 +106,7 @@ def test_a_wait_that_is_interrupted_loses_nothing(database: Any) -> None:
 
         seen += take(listener, 10 - len(seen))
     assert keys(seen) == list(range(1, 11))
+    assert caplog.records == []
 
 
 def test_in_a_patched_process_other_greenlets_go_on_and_one_of_them_may_close(
