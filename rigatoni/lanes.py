@@ -64,7 +64,7 @@ class Lanes:
                 document_key = raw["documentKey"]
             except (KeyError, TypeError):
                 route, document_key = self._find_route(raw)
-            if not route.handlers:
+            if not route.handlers and not route.is_barrier:
                 done[index] = UNWANTED
                 continue
             lane = route.lane
@@ -127,11 +127,17 @@ class Lanes:
 
     def _put_barrier(self, batch: Batch, index: int, raw: Raw, route: Route) -> None:
         barrier = Barrier((batch, index, raw, route), raw, route.group.namespace)
-        route.group.lane(0)
+        if route.handlers:
+            route.group.lane(0)
+        groups = [group for group in self._groups.values() if barrier.covers(group.namespace)]
+        lanes = [lane for group in groups for lane in group.lanes.values()]
+        if not route.handlers and not any(lane.is_live for lane in lanes):
+            # Nobody is to be called, and nobody is ahead of it.
+            batch.done[index] = UNWANTED
+            return
         self._shared.barriers.append(barrier)
-        for group in self._groups.values():
-            for lane in group.lanes.values() if barrier.covers(group.namespace) else ():
-                lane.stop_at(barrier)
+        for lane in lanes:
+            lane.stop_at(barrier)
 
 
 def _slot(document_key: Any, width: int) -> int:

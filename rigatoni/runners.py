@@ -45,4 +45,8 @@ class Runners:
 
     def _ended(self, runner: gevent.Greenlet[..., Any]) -> None:
         if isinstance(runner.value, gevent.GreenletExit):
+            # It was the spare, for what runs catches everything.
+            self._has_spare = False
+            if self._ready:
+                self._call_spare()
             self._fail(runner.value)

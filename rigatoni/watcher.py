@@ -148,15 +148,16 @@ class Watcher(Handlers):
         :param collection: its name.
         :param database: its database; default the watcher's.
         :param concurrency: lanes of the collection.
-        :param start_at: as for the watcher.
+        :param start_at: where this stream begins when nothing is stored; default the watcher's.
         :param config: what differs from the watcher's :class:`ChangeStreamConfig`.
         :raises ConfigurationError: for a name that no cursor can be opened on, an unknown option, a second call for one
             collection, after ``start()``.
         """
         if self._frozen:
             raise ConfigurationError(f"watch({collection!r}) comes after start(): call it before")
+        begin = self._settings.start_at if start_at is None else start_at
         watch = watched(
-            collection, database, self._settings.database, self._settings.config, concurrency, start_at, config
+            collection, database, self._settings.database, self._settings.config, concurrency, begin, config
         )
         if watch.scope in self._watches:
             raise ConfigurationError(f"watch({collection!r}) was called before")
