@@ -1,4 +1,4 @@
-"""The benchmarks in a small form: every event is handled once, and ratios are printed. Speed itself is not tested here."""
+"""The benchmarks in a small form: every event is handled once, and ratios are printed; speed is not tested here."""
 
 from __future__ import annotations
 
