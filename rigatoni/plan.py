@@ -53,7 +53,7 @@ def watched(
         )
     if own is not None and home != own:
         raise ConfigurationError(f"watch({collection!r}, database={database!r}): this is a watcher of {own!r}")
-    if not isinstance(collection, str) or not collection or "{" in collection or "\0" in collection:
+    if not isinstance(collection, str) or not collection or "{" in home + collection or "\0" in collection:
         raise ConfigurationError(
             f"watch({collection!r}): the server opens no cursor on exactly this name; "
             "use on(collection=…) without watch()"

@@ -59,7 +59,7 @@ def select(
 
 def is_plain(namespaces: Collection[Namespace]) -> bool:
     """Tell whether the server takes every name as it stands; braces it takes for a quantifier."""
-    return all(database and collection and "{" not in collection for database, collection in namespaces)
+    return all(database and collection and "{" not in database + collection for database, collection in namespaces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,11 @@ def _check_names(name: str, database: str | None) -> None:
         raise ConfigurationError(f"name={name!r}: letters, digits, dot, underscore and hyphen, at most 64 of them")
     if database is not None and (not isinstance(database, str) or not database or "." in database or "\0" in database):
         raise ConfigurationError(f"database={database!r} is no name of a database")
+    if database is not None and "{" in database:
+        raise ConfigurationError(
+            f"database={database!r}: the server opens no cursor on exactly this name; "
+            "use a Watcher without a database, and on(database=…)"
+        )
 
 
 def _check_config(config: ChangeStreamConfig) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from rigatoni import MemoryStore, Watcher
 
 Make = Callable[..., Watcher]
+
+_numbers = count()
 
 
 @contextmanager
@@ -30,13 +33,24 @@ def watchers(uri: str, database: str | None) -> Iterator[Make]:
 
 def collecting(watcher: Watcher, *operations: str, **options: Any) -> list[Any]:
     """Register a handler that keeps the keys of the documents."""
+    return keeping(watcher, lambda event: event.document_key["_id"], *operations, **options)
+
+
+def keeping(watcher: Watcher, what: Callable[[Any], Any], *operations: str, **options: Any) -> list[Any]:
+    """Register a handler, of a name of its own, that keeps something of each event."""
     seen: list[Any] = []
 
-    @watcher.on(*operations, **options)
-    def collect(event: Any) -> None:
-        seen.append(event.document_key["_id"])
+    def keep(event: Any) -> None:
+        seen.append(what(event))
 
+    keep.__qualname__ = f"keep{next(_numbers)}"
+    watcher.on(*operations, **options)(keep)
     return seen
+
+
+def places(watcher: Any, *operations: str, **options: Any) -> list[Any]:
+    """Register a handler that keeps where events come from."""
+    return keeping(watcher, lambda event: (event.database, event.collection, event.operation), *operations, **options)
 
 
 def failing(watcher: Watcher) -> Watcher:
