@@ -151,6 +151,8 @@ def test_the_looked_up_document_and_the_pre_image_are_in_the_event(database: Any
     watcher.start()
     database.orders.insert_one({"_id": 1, "a": 1})
     database.orders.update_one({"_id": 1}, {"$set": {"a": 2}})
+    # The server looks the document up when it reads the event, which must be before the document is gone.
+    wait_until(lambda: len(seen) == 2)
     database.orders.replace_one({"_id": 1}, {"a": 3})
     database.orders.delete_one({"_id": 1})
     wait_until(lambda: len(seen) == 4)
