@@ -20,7 +20,7 @@ from .life import Life, State
 from .plan import Watch, plans, watched
 from .registration import OnError
 from .settings import Settings, chained
-from .signals import told_by_signals
+from .signals import stop_at_exit, told_by_signals
 from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
 
@@ -267,6 +267,8 @@ class Watcher(Handlers):
             start_at=self._settings.start_at,
             on_invalidate=self._settings.on_invalidate,
         )
+        if not self._frozen and not is_patched():
+            stop_at_exit(self)
         self._frozen = True
         logger.info(
             "watcher %r watches %s",
