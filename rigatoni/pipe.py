@@ -103,7 +103,7 @@ class Pipe:
             self._ahead.append(reply)
             # By a detour through the hub, so that the next getMore is on its way before this reply is decoded.
             gevent.spawn(self._arrived.set)
-            if not reply.cursor_id and self._ends_when_invalidated:
+            if self._is_end(reply):
                 self._wait(Flag())
 
     def feed(self) -> None:
@@ -118,7 +118,7 @@ class Pipe:
             for events, end, size in reply.slices():
                 self._put(events, end, size)
                 gevent.sleep(0)
-            if not reply.cursor_id and self._ends_when_invalidated:
+            if self._is_end(reply):
                 self._end()
 
     def rows(self) -> tuple[Position | None, dict[str, Position | None]]:
@@ -235,6 +235,12 @@ class Pipe:
                 self._watermark.in_flight,
                 ChangeEvent(oldest),
             )
+
+    def _is_end(self, reply: Reply) -> bool:
+        if reply.cursor_id or not self._ends_when_invalidated:
+            return False
+        # A cursor that is opened by time meets the invalidate that an earlier run ended with once more.
+        return reply.end is None or not self.resumption.drops(None, None, reply.end)
 
     def _end(self) -> None:
         """Let what is in flight become done, so that the position passes the invalidate event, and end."""
