@@ -234,7 +234,7 @@ print(during_start)
     assert int(run.stdout) > 10
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_set_of_three_elects_a_new_primary_whatever_happens_to_the_old_one() -> None:
     with ReplicaSet(members=3) as replica_set, MongoClient(replica_set.uri) as client:
         stepped_down = replica_set.step_down()
