@@ -4,16 +4,12 @@ The rival is the loop of pymongo's documentation, ``for change in collection.wat
 process, without saving anything.
 """
 
-from gevent import monkey
+import sys
+from time import perf_counter
+from typing import Any
 
-monkey.patch_all()
-
-import sys  # noqa: E402
-from time import perf_counter  # noqa: E402
-from typing import Any  # noqa: E402
-
-from bson import Timestamp  # noqa: E402
-from rivals import compared, filled, watched  # noqa: E402
+from bson import Timestamp
+from rivals import compared, filled, watched
 
 
 def looped(database: Any, begun: Timestamp, expected: int) -> float:
@@ -31,10 +27,12 @@ def main(documents: int = 120_000, pairs: int = 5) -> None:
     """Print both rates of each pair, and the ratio."""
     with filled(documents, ["orders"]) as (uri, database, begun):
 
-        def ours() -> float:
-            return watched(uri, begun, documents, lambda watcher, h: watcher.on("insert", collection="orders")(h))
+        def ours(check: bool = False) -> float:
+            return watched(
+                uri, begun, documents, lambda watcher, h: watcher.on("insert", collection="orders")(h), check=check
+            )
 
-        looped(database, begun, documents), ours()
+        looped(database, begun, documents), ours(check=True)
         ratios = []
         for _ in range(pairs):
             theirs, mine = looped(database, begun, documents), ours()

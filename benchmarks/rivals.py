@@ -17,6 +17,8 @@ from pymongo import MongoClient
 from rigatoni import ChangeEvent, Watcher
 from rigatoni.mongod import ReplicaSet
 
+Register = Callable[[Watcher, Callable[[ChangeEvent], None]], None]
+
 
 @contextmanager
 def filled(documents: int, collections: Sequence[str]) -> Iterator[tuple[str, Any, Timestamp]]:
@@ -30,15 +32,18 @@ def filled(documents: int, collections: Sequence[str]) -> Iterator[tuple[str, An
         yield replica_set.uri, database, Timestamp(begun.time, begun.inc + 1)
 
 
-def watched(
-    uri: str, begun: Timestamp, expected: int, register: Callable[[Watcher, Callable[[ChangeEvent], None]], None]
-) -> float:
-    """Replay through a Watcher with tokens on disk; return events per second, from start() to the last event."""
-    done, count = gevent.event.Event(), 0
+def watched(uri: str, begun: Timestamp, expected: int, register: Register, *, check: bool = False) -> float:
+    """Replay through a Watcher with tokens on disk; return events per second, from start() to the last event.
+
+    :param check: keep the ids of the events and see that all are different, which a measured run has no time for.
+    """
+    done, count, ids = gevent.event.Event(), 0, set[str]()
 
     def handle(event: ChangeEvent) -> None:
         nonlocal count
         count += 1
+        if check:
+            ids.add(event.id)
         if count == expected:
             done.set()
 
@@ -51,6 +56,7 @@ def watched(
         seconds = perf_counter() - before
         watcher.stop()
     assert count == expected, f"{count} events instead of {expected}"
+    assert not check or len(ids) == expected, f"{len(ids)} different events instead of {expected}"
     return expected / seconds
 
 

@@ -13,7 +13,11 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def printed(program: str, *arguments: int) -> str:
     """Run a benchmark, which ends with an error when it counts another number of events, and return what it prints."""
     ended = subprocess.run(
-        [sys.executable, program, *map(str, arguments)], cwd=BENCHMARKS, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "gevent.monkey", program, *map(str, arguments)],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stderr
     print(ended.stdout)
