@@ -1,7 +1,8 @@
 """Small programs that tests write down and start as processes of their own, patched by gevent or not.
 
 A program reads what it is given from the dictionary ``given`` and says what happens with ``say(**facts)``, one JSON
-line each. ``Program`` collects the lines, waits for them and leaves no process behind.
+line each; ``wait_for_child(pid)`` waits for a child that it forked and returns its status. ``Program`` collects the
+lines, waits for them and leaves no process behind.
 """
 
 from __future__ import annotations
@@ -31,6 +32,21 @@ given = json.loads(sys.argv[1])
 
 def say(**facts):
     os.write(1, (json.dumps(facts, default=str) + "\\n").encode())
+
+
+def wait_for_child(pid):
+    # Neither of the two alone: where gevent's waits for an end that it missed, the system's knows of it, and where
+    # gevent has taken note of the end, the system's knows of no such child any more.
+    from gevent import monkey
+
+    while True:
+        try:
+            found, status = monkey.get_original("os", "waitpid")(pid, os.WNOHANG)
+        except ChildProcessError:
+            found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.01)
 
 
 """

@@ -58,7 +58,7 @@ if child == 0:
         os._exit(0)
     sys.exit(0)
 say(forked=child)
-gevent.spawn(lambda: (wait_for("end"), say(ended=os.waitpid(child, 0)[1])))
+gevent.spawn(lambda: (wait_for("end"), say(ended=wait_for_child(child))))
 watcher.join()
 say(over=True)
 """
@@ -103,7 +103,7 @@ def handle(event):
             if given["raises"]:
                 raise ValueError("in the child")
             return
-        say(ended=os.waitpid(child, 0)[1])
+        say(ended=wait_for_child(child))
         if given["hangs"]:
             gevent.sleep(600)
     say(handled=key, by=os.getpid())
