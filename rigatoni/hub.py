@@ -119,7 +119,13 @@ class Call(Generic[T]):
         try:
             self._value = self._function()
         except BaseException as error:
-            self._error = error
+            return self.fail(error)
+        self.done.set()
+        return None
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with an error, in place of making it."""
+        self._error = error
         self.done.set()
 
     def result(self) -> T:
@@ -157,7 +163,11 @@ class Calls:
             self._under_way.add(greenlet)
             greenlet.rawlink(self._under_way.discard)
         else:
-            threading.Thread(target=call, name="rigatoni call", daemon=True).start()
+            try:
+                threading.Thread(target=call, name="rigatoni call", daemon=True).start()
+            except RuntimeError as error:
+                # There are too many threads; or the program ends, as Python 3.12.0 and 3.12.1 start none any more then.
+                call.fail(error)
         return call
 
     def run(self, function: Callable[[], T], stop: Flag, timeout: float | None = None) -> T:

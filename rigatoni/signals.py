@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 #: Seconds that handlers get when a program ends without ``stop()``.
 EXITING = 1.0
+
+
+_stopped_at_exit: weakref.WeakSet[Any] = weakref.WeakSet()
+_stopper: threading.Thread | None = None
 
 
 class Stoppable(Protocol):
@@ -24,14 +27,24 @@ class Stoppable(Protocol):
 def stop_at_exit(thing: Stoppable) -> None:
     """Stop something when the program ends; nothing is kept alive by it.
 
-    A native thread that still runs a hub while the interpreter is taken down can end the program by SIGSEGV.
+    A native thread that still runs a hub while the interpreter is taken down can end the program by SIGSEGV. It is done
+    by a thread that the interpreter waits for, because when ``atexit`` is called no thread can be started any more.
     """
-    atexit.register(_stop, weakref.ref(thing))
+    global _stopper
+    _stopped_at_exit.add(thing)
+    # In a forked child it is not alive.
+    if _stopper is None or not _stopper.is_alive():
+        _stopper = threading.Thread(target=_stop_all, name="rigatoni exit")
+        _stopper.start()
 
 
-def _stop(reference: weakref.ref[Stoppable]) -> None:
-    thing = reference()
-    if thing is not None:
+def _stop_all() -> None:
+    here, main = threading.current_thread(), threading.main_thread()
+    main.join()
+    # A program has not ended as long as one of its threads goes on, daemons apart.
+    while others := [each for each in threading.enumerate() if not each.daemon and each not in (here, main)]:
+        others[0].join()
+    for thing in list(_stopped_at_exit):
         thing.stop(EXITING)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ say(state=watcher.start())
 """
 )
 
+#: https://github.com/python/cpython/issues/113964, mended in 3.12.2
+STARTS_NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
+
+LEFT_TO_A_THREAD = (
+    WATCH
+    + """
+import threading
+
+@watcher.on("insert")
+def handle(event):
+    say(handled=event.document_key["_id"])
+    done.set()
+
+done = threading.Event()
+threading.Thread(target=lambda: done.wait(60)).start()
+say(state=watcher.start())
+"""
+)
+
 CONCURRENT = (
     WATCH
     + """
@@ -184,6 +204,19 @@ def test_a_program_may_end_without_a_stop(
     with Program(FORGETFUL, tmp_path, patched=patched, **given) as program:
         assert program.end() == 0, program.complaints
         assert program.said("state") == ["running"]
+        assert STARTS_NO_THREADS or "Traceback" not in program.complaints
+
+
+@pytest.mark.skipif(STARTS_NO_THREADS, reason="this version of Python starts no thread when the main one has ended")
+def test_a_program_that_goes_on_in_another_thread_has_not_ended(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(LEFT_TO_A_THREAD, tmp_path, **given) as program:
+        assert program.wait_said("state") == "running"
+        database.orders.insert_one({"_id": 1})
+        assert program.end() == 0, program.complaints
+        assert program.said("handled") == [1]
         assert "Traceback" not in program.complaints
 
 
