@@ -16,7 +16,7 @@ from .config import RetryPolicy
 from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .events import AckableEvent, ChangeEvent, DeadLetter
 from .hooks import HookChain
-from .hub import Flag, GivenUp
+from .hub import Flag, GivenUp, undisturbed
 from .registration import Handler, OnError
 from .watermark import HANDLED, Batch, Place
 
@@ -103,8 +103,7 @@ class Delivery:
             if not _is_retried(policy, error) or attempt == policy.max_attempts:
                 return self._spent(handler, tickets, error, attempt)
             self.counts.retried += 1
-            if self._stop.wait(policy.backoff(attempt)):
-                raise GivenUp("stopped while waiting for another attempt")
+            self._wait(policy.backoff(attempt))
             attempt += 1
             # What was acknowledged meanwhile is finished.
             tickets = [ticket for ticket in tickets if handler in ticket.owed]
@@ -113,6 +112,11 @@ class Delivery:
             for ticket in tickets:
                 ticket.settle(handler)
         return None
+
+    def _wait(self, delay: float) -> None:
+        until = time.monotonic() + delay
+        if undisturbed(lambda: self._stop.wait(max(0.0, until - time.monotonic()))):
+            raise GivenUp("stopped while waiting for another attempt")
 
     def _attempt(self, handler: Handler, tickets: Sequence[Ticket]) -> BaseException | None:
         for ticket in tickets:
@@ -178,7 +182,7 @@ class Delivery:
 
     def _keep(self, letter: DeadLetter) -> None:
         try:
-            self._bury(letter)
+            undisturbed(partial(self._bury, letter))
         except (StreamError, GivenUp):
             raise
         except Exception as error:

@@ -52,9 +52,13 @@ class Hooks:
 
 
 class HookChain(Hooks):
-    """Call many hooks as one; one that raises is logged and does not keep the others from being called."""
+    """Call many hooks as one; one that raises is logged and does not keep the others from being called.
 
-    def __init__(self, hooks: Sequence[Hooks]) -> None:
+    :param harmless: what a hook may raise.
+    """
+
+    def __init__(self, hooks: Sequence[Hooks], harmless: tuple[type[BaseException], ...] = (Exception,)) -> None:
+        self._harmless = harmless
         self._hooks = tuple(hooks)
         for name in (
             "opened",
@@ -94,7 +98,7 @@ class HookChain(Hooks):
     def _safely(self, listener: Callable[..., Any], *arguments: object) -> Any:
         try:
             return listener(*arguments)
-        except Exception:
+        except self._harmless:
             logger.exception("the hook %r failed", listener)
             return None
 

@@ -9,6 +9,7 @@ greenlet killed inside pymongo can leave a lock held.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -20,6 +21,8 @@ from gevent import monkey
 from gevent.event import Event
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 #: The identity of a native thread, also where monkey patching makes ``threading.get_ident`` tell greenlets apart.
 native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
@@ -104,6 +107,24 @@ def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
         for flag in flags:
             flag._waiters.discard(waiter)
     return any(flag._set for flag in flags)
+
+
+def undisturbed(wait: Callable[[], T]) -> T:
+    """Wait to the end, whichever ``gevent.Timeout`` fires meanwhile.
+
+    One that a handler started and did not close fires later, in the same greenlet, but no longer in the handler.
+
+    :param wait: may be called again after an interruption.
+    """
+    while True:
+        try:
+            return wait()
+        except gevent.Timeout as error:
+            logger.warning(
+                "a gevent.Timeout of %s s fired between two events: a handler started it and did not close it; "
+                "write 'with gevent.Timeout(...)'",
+                error.seconds,
+            )
 
 
 class Call(Generic[T]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -18,7 +19,7 @@ from .barrier import Barrier
 from .delivery import Delivery, Ticket
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
-from .hub import Flag, GivenUp
+from .hub import Flag, GivenUp, undisturbed
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
 from .runners import Runners
 from .selection import Namespace
@@ -193,7 +194,7 @@ class Lane:
                 self._handle(item, failure)
             if monotonic() > turn:
                 self._shared.progress()
-                gevent.sleep(0)
+                undisturbed(partial(gevent.sleep, 0))
                 turn = monotonic() + TURN
 
     def _handle(self, item: Item, error: BaseException | None = None) -> None:
@@ -247,7 +248,7 @@ class Lane:
                 self._hand_over()
             else:
                 self.is_waiting = True
-                self.arrived.wait(left)
+                undisturbed(lambda: self.arrived.wait(max(0.0, self._due - monotonic())))
                 self.is_waiting = False
         return bool(self.items)
 
@@ -264,7 +265,7 @@ class Lane:
             barrier.cancel()
             raise
         self._shared.progress()
-        barrier.passed.wait()
+        undisturbed(barrier.passed.wait)
         if barrier.is_cancelled:
             raise GivenUp("the barrier is given up")
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import gevent
+
 from .client import Client
 from .config import URI, ChangeStreamConfig, RetryPolicy
 from .errors import ConfigurationError
@@ -81,7 +83,8 @@ def chained(hooks: Iterable[Hooks]) -> HookChain:
     for hook in hooks:
         if not isinstance(hook, Hooks):
             raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")
-    return HookChain(hooks)
+    # To gevent a timeout is no Exception.
+    return HookChain(hooks, harmless=(Exception, gevent.Timeout))
 
 
 def _check_names(name: str, database: str | None) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import gevent
 import pytest
 from conftest import wait_until
 from watchers import Make, collecting, failing, messages, watchers
@@ -70,8 +71,11 @@ class Recorder(Hooks):
 class Broken(Hooks):
     """Raises whatever it hears."""
 
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
     def _break(self, *heard: Any) -> Any:
-        raise RuntimeError("broken hook")
+        raise self._error
 
     opened = received = handled = failed = dead_lettered = saved = reconnecting = gap = closed = status = _break
 
@@ -207,11 +211,14 @@ def test_a_hook_hears_why_a_stream_ends(database: Any, make: Make) -> None:
     assert recorder.heard[-1] == ("closed", database.name, watcher.error)
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("broken hook"), gevent.Timeout(5, "broken hook")], ids=["Exception", "Timeout"]
+)
 def test_a_hook_that_raises_is_logged_and_harms_nothing(
-    database: Any, make: Make, caplog: pytest.LogCaptureFixture
+    database: Any, make: Make, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     recorder = Recorder()
-    watcher = make(hooks=[Broken(), recorder], retry=RetryPolicy(max_attempts=1))
+    watcher = make(hooks=[Broken(error), recorder], retry=RetryPolicy(max_attempts=1))
     seen = collecting(watcher, "insert")
 
     @watcher.on("delete")
