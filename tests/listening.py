@@ -52,10 +52,11 @@ def until_the_end(listener: ChangeStreamListener) -> tuple[list[Any], StreamErro
 
 
 class Commands(CommandListener):
-    """Remember what a client sends."""
+    """Remember what a client sends, and the names and codes of what fails."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
+        self.failures: list[tuple[str, int | None]] = []
 
     def started(self, event: Any) -> None:
         self.sent.append((event.command_name, dict(event.command)))
@@ -64,7 +65,7 @@ class Commands(CommandListener):
         pass
 
     def failed(self, event: Any) -> None:
-        pass
+        self.failures.append((event.command_name, event.failure.get("code")))
 
     def named(self, name: str) -> list[Mapping[str, Any]]:
         return [command for sent, command in self.sent if sent == name]
