@@ -55,7 +55,7 @@ class SQLiteStore(TokenStore):
     https://www.sqlite.org/wal.html
     """
 
-    def __init__(self, path: str | os.PathLike[str] = "rigatoni.db", *, patience: float = 10.0) -> None:
+    def __init__(self, path: str | os.PathLike[str] = "rigatoni.db", *, patience: float = 30.0) -> None:
         text = os.fspath(path)
         if text == ":memory:":
             raise ConfigurationError(
