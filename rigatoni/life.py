@@ -20,7 +20,7 @@ import gevent
 from bson import Timestamp
 from greenlet import greenlet
 
-from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
+from .errors import HandlerError, StreamError
 from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
 from .lease import Lease
 from .opening import Opening
@@ -293,5 +293,6 @@ class Life:
         self._last_words = {"state": "failed" if self.error is not None else "stopped"}
         try:
             self._saver.save(at_once=True)
-        except ResumeTokenPersistenceError as error:
+        except BaseException as error:
+            # Whatever a store raises, the cursors and the client are still to be closed.
             self.fail(error)
