@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from time import monotonic
+from typing import Any, NamedTuple
 
 import pytest
 from pymongo.monitoring import CommandListener
@@ -51,18 +52,33 @@ def until_the_end(listener: ChangeStreamListener) -> tuple[list[Any], StreamErro
     return events, raised.value
 
 
+class Opening(NamedTuple):
+    """A change stream that a client asked for: how, where the replies before it ended, and when."""
+
+    stage: Mapping[str, Any]
+    token: Token | None
+    time: float
+
+
 class Commands(CommandListener):
-    """Remember what a client sends, and the names and codes of what fails."""
+    """Remember what a client sends, where the replies end, and the names and codes of what fails."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Mapping[str, Any]]] = []
+        self.openings: list[Opening] = []
+        self.token: Token | None = None
         self.failures: list[tuple[str, int | None]] = []
 
     def started(self, event: Any) -> None:
         self.sent.append((event.command_name, dict(event.command)))
+        stage = next(iter(event.command.get("pipeline", ())), {}).get("$changeStream")
+        if stage is not None:
+            self.openings.append(Opening(stage, self.token, monotonic()))
 
     def succeeded(self, event: Any) -> None:
-        pass
+        token = event.reply.get("cursor", {}).get("postBatchResumeToken")
+        if token is not None:
+            self.token = dict(token)
 
     def failed(self, event: Any) -> None:
         self.failures.append((event.command_name, event.failure.get("code")))

@@ -9,6 +9,7 @@ import gevent
 import pytest
 from conftest import wait_until
 from failing import AFTER, BEFORE, Failing, Watched, failing_server
+from listening import Commands
 from pymongo import MongoClient
 
 from rigatoni import (
@@ -18,7 +19,7 @@ from rigatoni import (
     MaxReconnectAttemptsExceededError,
     StreamConnectionError,
 )
-from rigatoni.codes import RESUMABLE_CODES
+from rigatoni.codes import RESUMABLE_CODES, RESUMABLE_LABEL
 from rigatoni.retry import UNKNOWN_ATTEMPTS
 
 #: The server injects this one only with further information (40671).
@@ -42,7 +43,8 @@ def failing(server: Any) -> Iterator[Failing]:
 def test_after_every_resumable_error_the_stream_goes_on_with_nothing_lost_and_nothing_repeated(
     failing: Failing, point: str
 ) -> None:
-    with Watched(failing) as watched:
+    sent = Commands()
+    with MongoClient(failing.uri, event_listeners=[sent]) as client, Watched(failing, client=client) as watched:
         for number, code in enumerate(CODES, 1):
             failing.insert(2)
             failing.fail({"times": 1}, point=point, errorCode=code)
@@ -55,7 +57,9 @@ def test_after_every_resumable_error_the_stream_goes_on_with_nothing_lost_and_no
         assert watched.watcher.state == "running" and watched.watcher.stats()["reconnects"] == len(CODES)
     # Each of them is counted by itself, because there was a reply in between.
     assert watched.numbers == [1] * len(CODES)
-    assert watched.openings == 1 + len(CODES)
+    # One aggregate for each, that goes on where the last reply ended.
+    assert len(sent.openings) == 1 + len(CODES)
+    assert all(opening.stage == {"startAfter": opening.token} for opening in sent.openings[1:])
 
 
 @pytest.mark.parametrize("fault", [{"closeConnection": True}, {"errorCode": 43}, {"errorCode": 10107}])
@@ -140,8 +144,9 @@ def test_start_waits_for_a_server_that_does_not_open_the_stream_yet(failing: Fai
     assert watched.numbers == [1, 2]
 
 
-def test_reopening_that_fails_goes_on_counting(failing: Failing) -> None:
-    with Watched(failing) as watched:
+def test_reopening_that_fails_goes_on_counting_and_starts_at_the_same_place(failing: Failing) -> None:
+    sent = Commands()
+    with MongoClient(failing.uri, event_listeners=[sent]) as client, Watched(failing, client=client) as watched:
         failing.insert(2)
         watched.wait_for_all()
         failing.fail({"times": 3}, "aggregate", errorCode=133)
@@ -152,6 +157,7 @@ def test_reopening_that_fails_goes_on_counting(failing: Failing) -> None:
         watched.wait_for_all()
 
     assert watched.numbers == [1, 2, 3, 4]
+    assert [opening.stage for opening in sent.openings[1:]] == [{"startAfter": sent.openings[1].token}] * 4
 
 
 def test_the_delays_double_from_a_tenth_of_a_second_within_their_spread() -> None:
@@ -161,22 +167,31 @@ def test_the_delays_double_from_a_tenth_of_a_second_within_their_spread() -> Non
         assert all(0.95 * expected <= config.backoff(attempt) <= 1.05 * expected for _ in range(50))
 
 
+@pytest.mark.parametrize(
+    "fault", [{"errorCode": 6}, {"errorCode": 6789, "errorLabels": [RESUMABLE_LABEL]}], ids=["code", "label"]
+)
 def test_five_attempts_in_a_row_are_the_end_by_default_and_their_delays_are_those_of_the_configuration(
-    failing: Failing,
+    failing: Failing, fault: dict[str, Any]
 ) -> None:
-    with Watched(failing, initial_backoff=0.01, max_backoff=0.05) as watched:
-        failing.fail("alwaysOn", errorCode=6)
+    sent = Commands()
+    with (
+        MongoClient(failing.uri, event_listeners=[sent]) as client,
+        Watched(failing, client=client, initial_backoff=0.01, max_backoff=0.05) as watched,
+    ):
+        failing.fail("alwaysOn", **fault)
         with pytest.raises(MaxReconnectAttemptsExceededError) as raised:
             watched.watcher.join(60)
         assert watched.watcher.state == "failed"
 
     assert raised.value.attempts == 5
-    assert raised.value.__cause__.code == 6
+    assert raised.value.__cause__.code == fault["errorCode"]
     assert watched.numbers == [1, 2, 3, 4, 5]
     for (_, _, delay), expected in zip(watched.attempts, [0.01, 0.02, 0.04, 0.05, 0.05], strict=True):
         assert 0.95 * expected <= delay <= 1.05 * expected
     # Opening worked each time; that alone proves nothing.
-    assert watched.openings == 6
+    assert watched.openings == len(sent.openings) == 6
+    gaps = [after.time - before.time for before, after in zip(sent.openings, sent.openings[1:], strict=False)]
+    assert all(gap >= 0.9 * delay for gap, (_, _, delay) in zip(gaps, watched.attempts, strict=True))
 
 
 def test_start_gives_up_after_the_attempts_too(failing: Failing) -> None:
