@@ -123,7 +123,8 @@ MENDS = {
     13: "the user may not watch this: grant it find and changeStream on what it watches, or put a user into the URI",
     18: "the server refuses the user: check user name, password and authSource of the URI",
     20: f"a stage is not allowed in a change stream: the pipeline takes {_STAGES}",
-    47: 'a "required" image is missing: use "whenAvailable", or enable changeStreamPreAndPostImages',
+    47: 'a "required" image is missing: go on with "whenAvailable"; for later events to have theirs, enable '
+    "changeStreamPreAndPostImages of the collection by collMod",
     72: "an option is not allowed with a change stream: leave out any readConcern but majority",
     73: "a change stream cannot watch this name: admin, local, config and system.* collections have none",
     166: "views and time series collections have no change stream: watch the collection beneath",

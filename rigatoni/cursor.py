@@ -39,7 +39,7 @@ class Cursor:
 
     :param calls: how blocking calls are made.
     :param stop: gives up the call that is waited for.
-    :param stubs: whether an event that is too large to be sent comes without its images.
+    :ivar guarded: whether an event that is too large to be sent comes without its images, from the next opening on.
     """
 
     def __init__(
@@ -51,7 +51,6 @@ class Cursor:
         read_preference: Any,
         calls: Calls,
         stop: Flag,
-        stubs: bool = False,
     ) -> None:
         self._database = database
         self._selection = selection
@@ -60,10 +59,10 @@ class Cursor:
         self._read_preference = read_preference
         self._calls = calls
         self._stop = stop
-        self._stubs = stubs
         self._session: ClientSession | None = None
         self._id = 0
         self.catching_up = False
+        self.guarded = False
 
     @property
     def is_open(self) -> bool:
@@ -95,9 +94,7 @@ class Cursor:
             )
             stage[started[0]] = started[1]
         match = [{"$match": self._selection.match}] if self._selection.match is not None else []
-        # Only where images are asked for: without them an event is hardly larger than the write that it tells of.
-        has_images = config.full_document is not None or config.full_document_before_change is not None
-        guard = [STUB_OF_OVERSIZED] if self._stubs and has_images else []
+        guard = STUB_OF_OVERSIZED if self.guarded else ()
         return [{"$changeStream": stage}, *match, *config.pipeline, *guard]
 
     def open(self, position: Position | None) -> Reply:

@@ -181,7 +181,7 @@ class _Failure:
                 f"the server cannot read the resume token, it is damaged or of another server version: {mend}"
             )
         if code in codes.OVERSIZE_CODES:
-            mend = 'set on_oversize="stub" to get it without its images'
+            mend = 'a Watcher with on_oversize="stub" gets it without images, a listener by a stage that unsets them'
             return self._broken(f"an event is over 16 MB, so the server cannot send it: {mend}", is_retryable=False)
         if code in codes.CONFIGURATION_CODES:
             return self._wrong(codes.MENDS.get(code or 0, codes.MEND))

@@ -145,7 +145,6 @@ class Opening:
                 client.read_preference,
                 self._calls,
                 self._stop,
-                stubs=settings.on_oversize == "stub",
             ),
             config,
             scope=plan.scope,
@@ -155,6 +154,7 @@ class Opening:
             find_oldest=self.find_oldest,
             cluster=cluster.identity,
             on_history_lost=settings.on_history_lost,
+            on_oversize=settings.on_oversize,
             most=settings.max_in_flight,
         )
 

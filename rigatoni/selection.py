@@ -116,31 +116,55 @@ def _size(field: str) -> Mapping[str, Any]:
     return {"$cond": [{"$eq": [{"$type": field}, "object"]}, {"$bsonSize": field}, 0]}
 
 
-def _unless(condition: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    return {"$cond": [condition, "$$REMOVE", field]}
+def _size_of_parts(parts: Any) -> Mapping[str, Any]:
+    # Part by part, because to ask for the size of a whole that is over 16 MB is an error itself.
+    return {"$sum": {"$map": {"input": parts, "in": {"$bsonSize": {"part": "$$this"}}}}}
 
 
-# By the sum: two images that are small enough each can be too large together. The _id is in the token, twice, as well.
-_IS_OVERSIZED: Mapping[str, Any] = {
-    "$gt": [
-        {
-            "$add": [
-                _size("$fullDocument"),
-                _size("$fullDocumentBeforeChange"),
-                _size("$updateDescription"),
-                {"$multiply": [4, _size("$documentKey")]},
-            ]
-        },
-        MOST_BYTES,
+_UPDATE = "$updateDescription"
+_IMAGES = ("fullDocument", "fullDocumentBeforeChange")
+# The _id is in documentKey, and in hexadecimal digits in the token of the event and in that of the reply.
+_WITHOUT_IMAGES: Mapping[str, Any] = {
+    "$add": [
+        # The paths repeat the names of all parents: an update can weigh many times as much as its document.
+        _size_of_parts({"$objectToArray": f"{_UPDATE}.updatedFields"}),
+        _size_of_parts({"$objectToArray": f"{_UPDATE}.disambiguatedPaths"}),
+        _size_of_parts(f"{_UPDATE}.removedFields"),
+        _size_of_parts(f"{_UPDATE}.truncatedArrays"),
+        {"$multiply": [5, _size("$documentKey")]},
     ]
 }
+# By the sum: two images that are small enough each can be too large together.
+_WHOLE: Mapping[str, Any] = {"$add": [*(_size(f"${image}") for image in _IMAGES), _WITHOUT_IMAGES]}
 
-#: A last stage that takes the images out of an event that the server could not send (10334, at every reopening), and
-#: says so. https://www.mongodb.com/docs/manual/changeStreams/#performance-considerations
-STUB_OF_OVERSIZED: Mapping[str, Any] = {
-    "$set": {
-        "fullDocument": _unless(_IS_OVERSIZED, "$fullDocument"),
-        "fullDocumentBeforeChange": _unless(_IS_OVERSIZED, "$fullDocumentBeforeChange"),
-        TRUNCATED: {"$cond": [_IS_OVERSIZED, ["fullDocument", "fullDocumentBeforeChange"], "$$REMOVE"]},
-    }
-}
+
+def _if_too_large(size: Mapping[str, Any], fields: Collection[str]) -> Mapping[str, Any]:
+    present = [{"$cond": [{"$eq": [{"$type": f"${field}"}, "object"]}, [field], []]} for field in fields]
+    return {"$cond": [{"$gt": [size, MOST_BYTES]}, {"$concatArrays": present}, []]}
+
+
+def _unless_cut(field: str) -> Mapping[str, Any]:
+    return {"$cond": [{"$in": [field, f"${TRUNCATED}"]}, "$$REMOVE", f"${field}"]}
+
+
+#: Last stages that take the images, and the description of the update if need be, out of an event that the server could
+#: not send (10334, at every reopening), and say so.
+#: https://www.mongodb.com/docs/manual/changeStreams/#performance-considerations
+STUB_OF_OVERSIZED: Sequence[Mapping[str, Any]] = (
+    {
+        "$set": {
+            TRUNCATED: {
+                "$concatArrays": [
+                    _if_too_large(_WHOLE, _IMAGES),
+                    _if_too_large(_WITHOUT_IMAGES, ("updateDescription",)),
+                ]
+            }
+        }
+    },
+    {
+        "$set": {
+            **{field: _unless_cut(field) for field in (*_IMAGES, "updateDescription")},
+            TRUNCATED: {"$cond": [{"$eq": [f"${TRUNCATED}", []]}, "$$REMOVE", f"${TRUNCATED}"]},
+        }
+    },
+)

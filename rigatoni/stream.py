@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
 from bson.errors import BSONError
-from pymongo.errors import PyMongoError
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from .config import ChangeStreamConfig
 from .cursor import Cursor
-from .errors import StreamConnectionError, StreamError, is_history_lost, is_token_not_found
+from .errors import StreamConnectionError, StreamError, is_history_lost, is_oversize, is_token_not_found
+from .events import TRUNCATED, ChangeEvent
 from .hooks import Hooks
 from .hub import Calls, Flag
 from .position import Position
@@ -33,6 +34,8 @@ REPLY_SIZE = 256 * 1024
 CLOSING = 0.1
 #: The oplog may lose its oldest entry between the question for it and the start from it.
 EARLIEST_ATTEMPTS = 5
+#: Replies that are read again at most to find the event that was too large.
+SEARCHED = 10
 
 
 class Stream:
@@ -44,6 +47,7 @@ class Stream:
     :param scope: the name of the stream in logs, hooks and the store.
     :param cluster: the identity of the cluster, for positions.
     :param on_history_lost: "stop", "now" or "earliest".
+    :param on_oversize: "stub" or "stop".
     :param most: events asked for at most, whatever the configuration says.
     """
 
@@ -59,6 +63,7 @@ class Stream:
         find_oldest: Callable[[], Timestamp],
         cluster: str = "",
         on_history_lost: str = "stop",
+        on_oversize: str = "stop",
         most: int = 2**31 - 1,
     ) -> None:
         self._cursor = cursor
@@ -68,12 +73,15 @@ class Stream:
         self._find_oldest = find_oldest
         self._cluster = cluster
         self._on_history_lost = on_history_lost
+        self._on_oversize = on_oversize
         self._most = min(config.batch_size, most)
         self._event_size = 1024.0
         self._at: Position | None = None
         self._floor: Position | None = None
         self._lost: Position | None = None
         self._earliest_attempts = 0
+        self._is_unheard = False
+        self._hang_ups = 0
         self._open_again = reconnecting(self._opened, config, stop, self._reconnecting)
         self._pull_again = reconnecting(self._pulled, config, stop, self._reconnecting)
         self.fingerprint = _fingerprint(cursor, config)
@@ -135,10 +143,12 @@ class Stream:
             except (PyMongoError, BSONError, StreamError) as error:
                 self._cursor.kill()
                 if not self._rescued(error):
-                    raise StreamError.from_pymongo(error, resuming=self._at is not None) from error
+                    raise self._told(error) from error
 
     def _open(self) -> Position:
+        self._is_unheard = False
         reply = self._cursor.open(self._at)
+        self._is_unheard = True
         # A server without postBatchResumeToken still says what time it is.
         self._at = (
             self.position(reply.end)
@@ -155,6 +165,7 @@ class Stream:
             self._open()
         before = self._at
         reply = self._cursor.get_more(self._count(), self._floor)
+        self._is_unheard = False
         if reply.end is not None:
             self._at = self.position(reply.end)
             if self._floor is not None and not self._floor.covers(reply.end):
@@ -169,6 +180,9 @@ class Stream:
         return max(1, min(self._most, int(REPLY_SIZE / self._event_size)))
 
     def _rescued(self, error: Exception) -> bool:
+        if self._guards(error):
+            logger.warning("stream %r: an event is over 16 MB: event.truncated says what it comes without", self.scope)
+            return True
         at = self._at
         if is_token_not_found(error) and at is not None and at.token is not None:
             logger.info("stream %r: its filter no longer lets its token through; going on by cluster time", self.scope)
@@ -185,6 +199,50 @@ class Stream:
         earliest = self._on_history_lost == "earliest"
         self._at = Position(None, self._calls.run(self._find_oldest, self._stop)) if earliest else None
         return True
+
+    def _guards(self, error: Exception) -> bool:
+        """Let the server cut what it cannot send, where that may help; tell whether it surely does."""
+        # A reply that only its resume token makes too large gets no error: the server hangs up, at every reopening.
+        hangs_up = self._is_unheard and isinstance(error, ConnectionFailure) and not StreamError.from_pymongo(error).code
+        self._hang_ups = self._hang_ups + 1 if hangs_up else 0
+        was_guarded, is_too_large = self._cursor.guarded, is_oversize(error)
+        self._cursor.guarded = self._on_oversize == "stub" and (is_too_large or hangs_up)
+        return is_too_large and self._cursor.guarded and not was_guarded
+
+    def _told(self, error: Exception) -> StreamError:
+        told = StreamError.from_pymongo(error, resuming=self._at is not None)
+        if self._hang_ups > 1:
+            hint = "it hangs up on each new cursor: is an _id over 2 MB next? It may pass once anything else is written"
+            return StreamConnectionError(f"{told}; {hint}")
+        if not is_oversize(told):
+            return told
+        if self._cursor.guarded:
+            text = (
+                "an event is over 16 MB even without its images: its _id is too large, or what the pipeline adds; "
+                'leave such documents out by a stage such as {"$match": {"$expr": {"$lt": '
+                '[{"$bsonSize": "$documentKey"}, 3000000]}}}'
+            )
+        else:
+            text = f"{told}: {self._find_oversized()}"
+        return StreamConnectionError(text, code=told.code, labels=told.labels, is_retryable=False)
+
+    def _find_oversized(self) -> str:
+        """Read again, with what is too large cut, to say which event it is."""
+        self._cursor.guarded = True
+        try:
+            self._cursor.open(self._at)
+            for _ in range(SEARCHED):
+                for events, _, _ in self._cursor.get_more(self._count(), self._floor).slices():
+                    for event in events:
+                        if TRUNCATED in event:
+                            return repr(ChangeEvent(event))
+        except (PyMongoError, BSONError, StreamError):
+            # The error that is told is the one that was there before.
+            pass
+        finally:
+            self._cursor.kill()
+            self._cursor.guarded = False
+        return "its _id is too large to be told"
 
     def _tell_of_gap(self, lost: Position, found: Position) -> None:
         logger.error(
