@@ -14,6 +14,7 @@ from typing import Any
 
 from programs import BOTH, Program, run_program
 from pymongo import MongoClient
+from soak.oracle import most_within
 
 KILLS = 12
 EACH = 1000
@@ -103,16 +104,6 @@ def writing(uri: str, database: str, total: int) -> Iterator[Writer]:
     finally:
         writer.allow(total)
         writer.join()
-
-
-def most_within(times: list[float], seconds: float) -> int:
-    """Count what the busiest stretch of so many seconds brought."""
-    first = most = 0
-    for last, when in enumerate(times):
-        while when - times[first] > seconds:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
 
 
 def test_twelve_kills_lose_nothing_and_repeat_at_most_what_was_in_flight(
