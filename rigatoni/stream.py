@@ -203,7 +203,8 @@ class Stream:
     def _guards(self, error: Exception) -> bool:
         """Let the server cut what it cannot send, where that may help; tell whether it surely does."""
         # A reply that only its resume token makes too large gets no error: the server hangs up, at every reopening.
-        hangs_up = self._is_unheard and isinstance(error, ConnectionFailure) and not StreamError.from_pymongo(error).code
+        is_cut_off = isinstance(error, ConnectionFailure) and StreamError.from_pymongo(error).code is None
+        hangs_up = self._is_unheard and is_cut_off
         self._hang_ups = self._hang_ups + 1 if hangs_up else 0
         was_guarded, is_too_large = self._cursor.guarded, is_oversize(error)
         self._cursor.guarded = self._on_oversize == "stub" and (is_too_large or hangs_up)

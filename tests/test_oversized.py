@@ -194,9 +194,7 @@ def test_nothing_is_added_to_the_pipeline_before_an_event_was_too_large(orders: 
 
 
 @pytest.mark.parametrize("size", [100_000, 1_000_000, 3 * MB, 4_000_000])
-def test_a_huge_id_survives(
-    size: int, orders: Any, make: Make, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_huge_id_survives(size: int, orders: Any, make: Make, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "rigatoni")
     store, key = MemoryStore(), "x" * size
     watcher = make(store=store)
