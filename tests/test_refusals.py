@@ -1,0 +1,164 @@
+"""What the server refuses: it is said at once by whoever can mend it, and never asked for again and again."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from conftest import wait_until
+from listening import Commands
+from programs import BOTH, Program
+from pymongo import MongoClient
+
+from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, Watcher
+from rigatoni.mongod import ReplicaSet
+
+#: Less than a watcher waits for a server by default; what is refused at once takes a small part of it.
+SOON = 4.0
+
+
+class Guarded:
+    """A server that asks for user and password, and a role that may watch the orders of the shop."""
+
+    def __init__(self, replica_set: ReplicaSet) -> None:
+        self.uri = replica_set.uri
+        with MongoClient[Any](self.uri) as client:
+            # The first user may be made by anyone on the same host.
+            client.admin.command("createUser", "root", pwd="root", roles=["root"])
+        self.root = MongoClient[Any](self.uri_as("root:root"))
+        self.shop = self.root.shop
+        orders = {"resource": {"db": "shop", "collection": "orders"}, "actions": ["find", "changeStream"]}
+        self.root.admin.command("createRole", "watching", privileges=[orders], roles=[])
+        self.shop.create_collection("by_day", viewOn="orders")
+        self.make_user()
+
+    def uri_as(self, user: str) -> str:
+        return self.uri.replace("://", f"://{user}@")
+
+    def make_user(self) -> None:
+        self.root.admin.command("createUser", "clerk", pwd="secret", roles=["watching"])
+
+    def drop_user(self) -> None:
+        self.root.admin.command("dropUser", "clerk")
+
+    def grant(self) -> None:
+        self.root.admin.command("grantRolesToUser", "clerk", roles=["watching"])
+
+    def revoke(self) -> None:
+        self.root.admin.command("revokeRolesFromUser", "clerk", roles=["watching"])
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    key = tmp_path_factory.mktemp("key") / "file"
+    key.write_bytes(base64.b64encode(os.urandom(96)))
+    key.chmod(0o600)
+    with ReplicaSet(arguments=["--keyFile", str(key)]) as replica_set:
+        guarded = Guarded(replica_set)
+        with guarded.root:
+            yield guarded
+
+
+class Attempts(Hooks):
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def reconnecting(self, stream: str, error: BaseException, attempt: int, delay: float) -> None:
+        self.errors.append(error)
+
+
+REFUSED: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
+    "nobody": ("", "shop", "orders", {}, 13, "find and changeStream"),
+    "another collection": ("clerk:secret", "shop", "customers", {}, 13, "find and changeStream"),
+    "a wrong password": ("clerk:mistaken", "shop", "orders", {}, 18, "user name, password"),
+    "an unknown user": ("butcher:secret", "shop", "orders", {}, 18, "user name, password"),
+    "an unknown stage": ("clerk:secret", "shop", "orders", {"pipeline": [{"$wrong": 1}]}, 40324, "spelling"),
+    "a forbidden stage": ("clerk:secret", "shop", "orders", {"pipeline": [{"$sort": {"a": 1}}]}, 20, "not allowed"),
+    "a view": ("root:root", "shop", "by_day", {}, 166, "the collection beneath"),
+    "the admin database": ("root:root", "admin", "orders", {}, 73, "admin, local, config"),
+    "a system collection": ("root:root", "shop", "system.js", {}, 73, "admin, local, config"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_server_refuses_is_raised_by_start_at_once_with_the_mend(guarded: Guarded, case: str) -> None:
+    user, database, collection, config, code, mend = REFUSED[case]
+    attempts = Attempts()
+    uri = guarded.uri_as(user) if user else guarded.uri
+    watcher = Watcher(uri, database, store=MemoryStore(), config=ChangeStreamConfig(**config), hooks=[attempts])
+    watcher.watch(collection)
+    watcher.on("insert", collection=collection)(lambda event: None)
+
+    began = monotonic()
+    with pytest.raises(ConfigurationError, match=mend) as raised:
+        watcher.start()
+
+    assert monotonic() - began < SOON
+    assert (raised.value.code, raised.value.is_retryable) == (code, False)
+    assert (watcher.state, attempts.errors) == ("failed", [])
+    assert "secret" not in str(raised.value) and "mistaken" not in str(raised.value)
+
+
+PROGRAM = """
+from rigatoni import MemoryStore, Watcher
+
+watcher = Watcher(given["uri"], "shop", store=MemoryStore())
+
+
+@watcher.on("insert")
+def handle(event):
+    pass
+
+
+watcher.run()
+"""
+
+
+@BOTH
+def test_a_program_that_is_refused_ends_with_an_error_code(guarded: Guarded, tmp_path: Path, patched: bool) -> None:
+    with Program(PROGRAM, tmp_path, patched=patched, uri=guarded.uri_as("clerk:mistaken")) as program:
+        assert program.end() == 1
+
+        assert "ConfigurationError: the server refuses the user" in program.complaints
+        assert "mistaken" not in program.complaints
+
+
+@pytest.mark.parametrize(("take", "give"), [("revoke", "grant"), ("drop_user", "make_user")])
+def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_it_goes_on(
+    guarded: Guarded, take: str, give: str
+) -> None:
+    sent, attempts, store, seen = Commands(), Attempts(), MemoryStore(), []
+    orders, config = guarded.shop.orders, ChangeStreamConfig(max_await_time=0.1)
+
+    def watcher_of(client: Any) -> Watcher:
+        watcher = Watcher(client, "shop", store=store, config=config, hooks=[attempts])
+        watcher.on("insert", collection="orders")(lambda event: seen.append(event.document_key["_id"]))
+        return watcher
+
+    first, second, third = (f"{take} {number}" for number in range(3))
+    with MongoClient(guarded.uri_as("clerk:secret"), event_listeners=[sent]) as client:
+        watcher = watcher_of(client)
+        watcher.start()
+        orders.insert_one({"_id": first})
+        wait_until(lambda: seen)
+        getattr(guarded, take)()
+        try:
+            orders.insert_one({"_id": second})
+            with pytest.raises(ConfigurationError, match="grant it find and changeStream") as raised:
+                watcher.join(60)
+        finally:
+            getattr(guarded, give)()
+
+    assert (raised.value.code, watcher.state, attempts.errors) == (13, "failed", [])
+    # One getMore was refused, and nothing was asked for again.
+    assert [failure for failure in sent.failures if failure[0] in ("aggregate", "getMore")] == [("getMore", 13)]
+    assert len(sent.openings) == 1
+    with watcher_of(guarded.uri_as("clerk:secret")):
+        orders.insert_one({"_id": third})
+        wait_until(lambda: len(seen) == 3)
+    assert seen == [first, second, third]
