@@ -35,16 +35,10 @@ class Guarded:
         orders = {"resource": {"db": "shop", "collection": "orders"}, "actions": ["find", "changeStream"]}
         self.root.admin.command("createRole", "watching", privileges=[orders], roles=[])
         self.shop.create_collection("by_day", viewOn="orders")
-        self.make_user()
+        self.root.admin.command("createUser", "clerk", pwd="secret", roles=["watching"])
 
     def uri_as(self, user: str) -> str:
         return self.uri.replace("://", f"://{user}@")
-
-    def make_user(self) -> None:
-        self.root.admin.command("createUser", "clerk", pwd="secret", roles=["watching"])
-
-    def drop_user(self) -> None:
-        self.root.admin.command("dropUser", "clerk")
 
     def grant(self) -> None:
         self.root.admin.command("grantRolesToUser", "clerk", roles=["watching"])
@@ -128,10 +122,7 @@ def test_a_program_that_is_refused_ends_with_an_error_code(guarded: Guarded, tmp
         assert "mistaken" not in program.complaints
 
 
-@pytest.mark.parametrize(("take", "give"), [("revoke", "grant"), ("drop_user", "make_user")])
-def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_it_goes_on(
-    guarded: Guarded, take: str, give: str
-) -> None:
+def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_it_goes_on(guarded: Guarded) -> None:
     sent, attempts, store, seen = Commands(), Attempts(), MemoryStore(), []
     orders, config = guarded.shop.orders, ChangeStreamConfig(max_await_time=0.1)
 
@@ -140,25 +131,24 @@ def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_
         watcher.on("insert", collection="orders")(lambda event: seen.append(event.document_key["_id"]))
         return watcher
 
-    first, second, third = (f"{take} {number}" for number in range(3))
     with MongoClient(guarded.uri_as("clerk:secret"), event_listeners=[sent]) as client:
         watcher = watcher_of(client)
         watcher.start()
-        orders.insert_one({"_id": first})
+        orders.insert_one({"_id": 1})
         wait_until(lambda: seen)
-        getattr(guarded, take)()
+        guarded.revoke()
         try:
-            orders.insert_one({"_id": second})
+            orders.insert_one({"_id": 2})
             with pytest.raises(ConfigurationError, match="grant it find and changeStream") as raised:
                 watcher.join(60)
         finally:
-            getattr(guarded, give)()
+            guarded.grant()
 
     assert (raised.value.code, watcher.state, attempts.errors) == (13, "failed", [])
     # One getMore was refused, and nothing was asked for again.
     assert [failure for failure in sent.failures if failure[0] in ("aggregate", "getMore")] == [("getMore", 13)]
     assert len(sent.openings) == 1
     with watcher_of(guarded.uri_as("clerk:secret")):
-        orders.insert_one({"_id": third})
+        orders.insert_one({"_id": 3})
         wait_until(lambda: len(seen) == 3)
-    assert seen == [first, second, third]
+    assert seen == [1, 2, 3]
