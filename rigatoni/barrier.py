@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
+from .events import namespace_of
 from .hub import Flag
 from .selection import Namespace
 
@@ -45,6 +46,5 @@ def _reach(raw: Mapping[str, Any], namespace: Namespace) -> tuple[Namespace, ...
     if operation == "invalidate":
         return None
     if operation == "rename":
-        target = raw.get("to") or {}
-        return namespace, (target.get("db"), target.get("coll"))
+        return namespace, namespace_of(raw.get("to"))
     return (namespace,)

@@ -18,6 +18,14 @@ from bson import Timestamp
 TRUNCATED = "rigatoni:truncated"
 
 
+def namespace_of(value: object) -> tuple[str | None, str | None]:
+    """Read database and collection of a change; None for what there is not, or what a pipeline made something else."""
+    if not isinstance(value, Mapping):
+        return None, None
+    database, collection = value.get("db"), value.get("coll")
+    return database if isinstance(database, str) else None, collection if isinstance(collection, str) else None
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateDescription:
     """Say what an update changed.
@@ -85,12 +93,12 @@ class ChangeEvent(Mapping[str, Any]):
     @property
     def database(self) -> str | None:
         """Name the database; None for "invalidate"."""
-        return (self.raw.get("ns") or {}).get("db")
+        return namespace_of(self.raw.get("ns"))[0]
 
     @property
     def collection(self) -> str | None:
         """Name the collection; None where the event concerns a whole database or stream."""
-        return (self.raw.get("ns") or {}).get("coll")
+        return namespace_of(self.raw.get("ns"))[1]
 
     @property
     def document_key(self) -> Mapping[str, Any] | None:
@@ -115,7 +123,7 @@ class ChangeEvent(Mapping[str, Any]):
     def update_description(self) -> UpdateDescription | None:
         """Say what an update changed; None for other operations."""
         description = self.raw.get("updateDescription")
-        if description is None:
+        if not isinstance(description, Mapping):
             return None
         return UpdateDescription(
             description.get("updatedFields") or {},
@@ -163,7 +171,8 @@ class ChangeEvent(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         namespace = ".".join(part for part in (self.database, self.collection) if part)
-        key = (self.document_key or {}).get("_id")
+        key = self.document_key
+        key = key.get("_id") if isinstance(key, Mapping) else key
         return f"<{type(self).__name__} {self.operation} {namespace!r} _id={key!r:.80}>"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from bson import Decimal128, Int64, ObjectId
 
 from .barrier import Barrier
-from .events import ChangeEvent
+from .events import ChangeEvent, namespace_of
 from .lane import Group, Raw, Route, Shared, place
 from .registration import Handler
 from .selection import Namespace
@@ -104,9 +104,7 @@ class Lanes:
                 yield " and ".join(handler.name for handler in lane.current[3].handlers), ChangeEvent(lane.current[2])
 
     def _find_route(self, raw: Raw) -> tuple[Route, Any]:
-        namespace = raw.get("ns")
-        names = namespace if isinstance(namespace, Mapping) else {}
-        key = (names.get("db"), names.get("coll"), str(raw.get("operationType", "")))
+        key = (*namespace_of(raw.get("ns")), str(raw.get("operationType", "")))
         route = self._routes.get(key)
         if route is None:
             if len(self._routes) >= MOST_ROUTES:

@@ -17,7 +17,7 @@ import gevent
 
 from .delivery import Counts
 from .errors import StreamInvalidatedError
-from .events import ChangeEvent
+from .events import ChangeEvent, namespace_of
 from .hooks import Hooks
 from .hub import Flag, GivenUp, wait_for_any
 from .lanes import Lanes
@@ -203,8 +203,7 @@ class Pipe:
                 self._ending = event["operationType"]
 
     def _drops(self, event: Event) -> bool:
-        namespace = event.get("ns") or {}
-        return self.resumption.drops(namespace.get("db"), namespace.get("coll"), event["_id"])
+        return self.resumption.drops(*namespace_of(event.get("ns")), event["_id"])
 
     def _wait_for_room(self, size: int) -> int:
         """Wait until something may be put into lanes, and say how many events."""
