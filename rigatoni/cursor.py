@@ -14,9 +14,10 @@ from bson import Int64
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
+from pymongo.errors import PyMongoError
 
 from .config import ChangeStreamConfig
-from .errors import StreamConnectionError
+from .errors import StreamConnectionError, is_history_lost
 from .hub import Call, Calls, Flag, GivenUp, wait_for_any
 from .position import Position
 from .reply import RAW, Codec, Reply
@@ -28,6 +29,8 @@ T = TypeVar("T")
 #: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection; the ping
 #: may take as long.
 PATIENCE = 5.0
+#: The server looks so long for an event after the position that a stream starts from.
+LOOKING = 0.5
 
 
 class Cursor:
@@ -100,18 +103,31 @@ class Cursor:
     def open(self, position: Position | None) -> Reply:
         """Open the cursor; the reply holds no events, and its end is the position it starts from."""
         self.kill()
-        command: dict[str, Any] = {
-            "aggregate": self._selection.collection or 1,
-            "pipeline": self.pipeline(position),
-            "cursor": {"batchSize": 0},
-        }
-        if self._config.collation is not None:
-            command["collation"] = self._config.collation
+        command = self._aggregate(self.pipeline(position), 0)
         # A session without causal consistency; with it the server refuses the second getMore of a raw command (50738).
         self._session = self._database.client.start_session(causal_consistency=False)
         reply = self._reply(command, PATIENCE)
         self._id = reply.cursor_id
         return reply
+
+    def check(self, position: Position) -> None:
+        """Have the server look whether its oplog holds what comes after a position.
+
+        It does so only when it is asked for an event; :meth:`open` asks for none, and succeeds with any position.
+
+        :raises PyMongoError: when it does not. Whatever else is wrong is left to be found by who opens and reads.
+        """
+        self.kill()
+        pipeline = [*self.pipeline(position), {"$project": {"_id": 1}}]
+        command = self._aggregate(pipeline, 1) | {"maxTimeMS": int(1000 * LOOKING)}
+        self._session = self._database.client.start_session(causal_consistency=False)
+        try:
+            self._id = self._reply(command, PATIENCE).cursor_id
+        except PyMongoError as error:
+            # Out of time: it scans the oplog from there on, and has it therefore.
+            if is_history_lost(error):
+                raise
+        self.kill()
 
     def get_more(self, count: int, floor: Position | None) -> Reply:
         """Wait for a reply of at most `count` events; it may be empty, and :attr:`is_open` may be False afterwards."""
@@ -132,6 +148,10 @@ class Cursor:
         command = {"killCursors": self._selection.collection or "$cmd.aggregate", "cursors": [Int64(self._id)]}
         self._id = 0
         return self._calls.start(lambda: self._database.command(command, read_preference=self._read_preference))
+
+    def _aggregate(self, pipeline: list[Mapping[str, Any]], count: int) -> dict[str, Any]:
+        command = {"aggregate": self._selection.collection or 1, "pipeline": pipeline, "cursor": {"batchSize": count}}
+        return command if self._config.collation is None else {**command, "collation": self._config.collation}
 
     def _reply(self, command: dict[str, Any], quiet: float, floor: Position | None = None) -> Reply:
         if self._config.comment is not None:

@@ -91,7 +91,7 @@ class Pipe:
         """
         if position is not None and position.fingerprint not in ("", self._stream.fingerprint):
             position = replace(position, token=None)
-        self._prefix = self._stream.open(position)
+        self._prefix = self._stream.open(position, check=True)
 
     def read(self) -> None:
         """Read ahead until told to stop; the first of the two greenlets of a pipe."""

@@ -95,12 +95,14 @@ class Stream:
         """Tell whether the server is silent because it scans its oplog."""
         return self._cursor.catching_up
 
-    def open(self, position: Position | None) -> Position:
+    def open(self, position: Position | None, *, check: bool = False) -> Position:
         """Open the cursor at a position, None for now, and return the position it starts from.
 
+        :param check: whether a position that the oplog no longer has is to be found here, not by the first pull.
         :raises StreamError: when it cannot be opened, after the configured attempts.
         """
         self._at = position
+        self._checks = check
         opened = self._open_again()
         self._connected()
         return opened
@@ -131,7 +133,7 @@ class Stream:
         self._hooks.closed(self.scope, error)
 
     def _opened(self) -> Position:
-        return self._rescuing(self._open)
+        return self._rescuing(self._open_checked)
 
     def _pulled(self) -> Reply:
         return self._rescuing(self._pull)
@@ -144,6 +146,11 @@ class Stream:
                 self._cursor.kill()
                 if not self._rescued(error):
                     raise self._told(error) from error
+
+    def _open_checked(self) -> Position:
+        if self._checks and self._at is not None:
+            self._cursor.check(self._at)
+        return self._open()
 
     def _open(self) -> Position:
         self._is_unheard = False
