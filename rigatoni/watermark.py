@@ -31,9 +31,9 @@ class Batch:
 
     def __init__(self, events: Sequence[Mapping[str, Any]], end: Token, size: int) -> None:
         self.events = events
-        # Taken now, so that a handler that changes its event cannot change a position.
-        self.tokens = [event["_id"] for event in events]
-        self.end = end
+        # Copied now, so that a handler that changes its event cannot change a position.
+        self.tokens: list[Token] = [dict(event["_id"]) for event in events]
+        self.end: Token = dict(end)
         self.size = size
         self.done = bytearray(len(self.tokens))
         self.passed = 0

@@ -71,6 +71,7 @@ def test_a_handler_that_changes_its_event_changes_no_position() -> None:
     watermark, batch = Watermark(), a_batch(1, 2)
     watermark.track(batch)
 
+    batch.events[0]["_id"]["_data"] = "spoilt"
     batch.events[0]["_id"] = token(99)  # type: ignore[index]
     batch.done[0] = 1
 
