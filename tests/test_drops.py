@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from watchers import Make, collecting, messages, places, watchers
+from watchers import Make, collecting, level, messages, operations_of, places, watchers
 
 from rigatoni import MemoryStore, StreamInvalidatedError
 
@@ -16,16 +16,6 @@ from rigatoni import MemoryStore, StreamInvalidatedError
 def make(database: Any, mongodb_replica_set: Any) -> Any:
     with watchers(mongodb_replica_set.uri, database.name) as make:
         yield make
-
-
-def operations_of(seen: list[Any]) -> list[str]:
-    return [place[-1] for place in seen]
-
-
-def level(watcher: Any) -> Any:
-    """Say at which levels the cursors are opened, by what a stream would say of itself."""
-    (pipe,) = watcher._life._pipes
-    return pipe._stream._cursor.level
 
 
 # -- going on

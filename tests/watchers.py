@@ -53,6 +53,17 @@ def places(watcher: Any, *operations: str, **options: Any) -> list[Any]:
     return keeping(watcher, lambda event: (event.database, event.collection, event.operation), *operations, **options)
 
 
+def operations_of(places: list[Any]) -> list[str]:
+    """Return the operations of what :func:`places` keeps."""
+    return [place[-1] for place in places]
+
+
+def level(watcher: Any) -> Any:
+    """Say at which level the one cursor is opened, by what the stream would say of itself."""
+    (pipe,) = watcher._life._pipes
+    return pipe._stream._cursor.level
+
+
 def failing(watcher: Watcher) -> Watcher:
     """Let a watcher fail with the first insert."""
 
