@@ -111,7 +111,9 @@ class Life:
         if isinstance(error, gevent.GreenletExit):
             error = HandlerError("a greenlet of the watcher was killed by somebody else", event=None)
         self.error = error
-        logger.error("watcher %r fails: %s: %s", self._settings.name, type(error).__name__, error, exc_info=error)
+        # The server's own words can hold a whole command and its values.
+        told = None if getattr(error, "code", None) and not logger.isEnabledFor(logging.DEBUG) else error
+        logger.error("watcher %r fails: %s: %s", self._settings.name, type(error).__name__, error, exc_info=told)
         self.stop.set()
 
     def is_inside(self) -> bool:

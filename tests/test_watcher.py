@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from typing import Any
@@ -243,3 +244,16 @@ def test_a_second_watcher_of_one_name_in_this_process_is_refused(
     assert third.stop() and first.stop()
     assert sorted(first.store.names()) == ["default", "third"]
     first.store.close()
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
+def test_what_the_server_says_of_a_command_is_logged_only_for_debugging(
+    make: Make, caplog: pytest.LogCaptureFixture, level: int
+) -> None:
+    caplog.set_level(level, "rigatoni")
+    watcher = make(config=ChangeStreamConfig(pipeline=[{"$match": {"card": {"$literal4711": 1}}}]))
+    collecting(watcher, "insert")
+    with pytest.raises(ConfigurationError) as caught:
+        watcher.start()
+    assert "literal4711" not in str(caught.value)
+    assert ("literal4711" in caplog.text) is (level == logging.DEBUG)
