@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from programs import Program
@@ -63,6 +65,32 @@ for _ in range(600):
         break
 say(handled=handled)
 say(stopped=watcher.stop(), state=watcher.state)
+"""
+)
+
+SERVE = (
+    WATCH
+    + """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+
+@watcher.on("insert")
+def handle(event):
+    handled.append(event.document_key["_id"])
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(handled).encode())
+
+
+handled = []
+server = HTTPServer(("127.0.0.1", 0), Answer)
+watcher.start()
+say(port=server.server_port)
+server.serve_forever()
 """
 )
 
@@ -165,6 +193,22 @@ def test_while_a_started_program_sleeps_events_are_handled(
         assert program.end() == 0, program.complaints
         assert program.said("handled") == [list(range(20))]
         assert program.said("stopped") == [True] and program.said("state") == ["running", "stopped"]
+
+
+@BOTH
+def test_while_a_program_serves_in_its_main_thread_events_are_handled(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(SERVE, tmp_path, patched=patched, **given) as program:
+        url = f"http://127.0.0.1:{program.wait_said('port')}/"
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+
+        def answer() -> Any:
+            with urlopen(url, timeout=10) as reply:
+                return json.load(reply)
+
+        program.wait_for(lambda: answer() == list(range(20)))
 
 
 @BOTH
