@@ -1,0 +1,43 @@
+"""What else runs on the hub while a Watcher replays at full speed: a ticker, and requests to a WSGI application."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from bench_throughput import LARGE, SMALL, inserts
+from measuring import Contestant, Report, median, python, ratios, rounds, server, uri_of
+
+
+def main(scale: float = 1.0, count: int = 5) -> None:
+    """Print a table for small documents and one for documents of 10 kB."""
+    report = Report("neighbour")
+    for title, events, document in (("436 bytes", 200_000, SMALL), ("10 kB", 50_000, LARGE)):
+        events = int(events * scale)
+        with server() as client:
+            given = {**inserts(client, events, document), "uri": uri_of(client), "count": events, "seconds": 3.0}
+            contestants: dict[str, Contestant] = {
+                "idle": partial(python, "neighbour.py", patched=True, replays=False, **given),
+                "during a replay": partial(python, "neighbour.py", patched=True, replays=True, **given),
+            }
+            results = rounds(contestants, count)
+        to_idle = {figure: ratios(results, figure, "idle") for figure in ("tick", "request")}
+        report.table(
+            f"{events:,} events of {title}",
+            ["tick late, p99 ms", "request, p99 ms", "to idle", "requests a second", "events a second"],
+            {
+                name: [
+                    median([figures["tick"] for figures in measured]),
+                    median([figures["request"] for figures in measured]),
+                    median(to_idle["request"][name]),
+                    median([figures["requests"] for figures in measured]),
+                    median([figures["rate"] for figures in measured]),
+                ]
+                for name, measured in results.items()
+            },
+        )
+        report.keep(**{title: results})
+
+
+if __name__ == "__main__":
+    main(*map(float, sys.argv[1:2]), *map(int, sys.argv[2:]))

@@ -1,0 +1,83 @@
+"""A ticker and a WSGI application on one hub, alone or while a Watcher beside them replays at full speed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import gevent
+from contestant import given
+from gevent.event import Event
+from gevent.pywsgi import WSGIServer
+
+from rigatoni import MemoryStore, Watcher
+
+TICK = 0.005
+
+
+def application(environ, respond):
+    respond("200 OK", [("Content-Type", "text/plain")])
+    return [b"hello"]
+
+
+def tick(delays, over):
+    while not over.is_set():
+        before = perf_counter()
+        gevent.sleep(TICK)
+        delays.append((perf_counter() - before - TICK) * 1000)
+
+
+over, done = Event(), Event()
+delays: list[float] = []
+numbers: list[int] = []
+server = WSGIServer(("127.0.0.1", 0), application, log=None)
+server.start()
+program = [sys.executable, str(Path(__file__).with_name("visitor.py")), str(server.server_port)]
+visitor = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+# It says so when its first request was answered.
+visitor.stdout.readline()
+watcher = Watcher(given["uri"], "shop", store=MemoryStore(), start_at=given["begun"])
+
+
+@watcher.on("insert", collection="orders")
+def note(event):
+    numbers.append(event.full_document["number"])
+    if len(numbers) == given["count"]:
+        done.set()
+
+
+if given["replays"]:
+    watcher.start()
+    ticker = gevent.spawn(tick, delays, over)
+    visitor.stdin.write(b"count\n")
+    visitor.stdin.flush()
+    before = perf_counter()
+    done.wait()
+else:
+    ticker = gevent.spawn(tick, delays, over)
+    visitor.stdin.write(b"count\n")
+    visitor.stdin.flush()
+    before = perf_counter()
+    gevent.sleep(given["seconds"])
+seconds = perf_counter() - before
+answers, _ = visitor.communicate(b"end\n")
+over.set()
+ticker.join()
+watcher.stop()
+server.stop()
+assert not given["replays"] or numbers == list(range(given["count"])), "not every event once and in order"
+requests = json.loads(answers)
+print(
+    json.dumps(
+        {
+            "tick": statistics.quantiles(delays, n=100, method="inclusive")[98],
+            "request": statistics.quantiles(requests, n=100, method="inclusive")[98],
+            "requests": len(requests) / seconds,
+            "rate": len(numbers) / seconds,
+        }
+    )
+)
