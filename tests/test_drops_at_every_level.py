@@ -80,12 +80,12 @@ def test_after_every_end_the_next_collection_of_that_name_is_handled_now_and_aft
         expected.append("insert")
         if not is_running:
             watcher.start()
-        wait_until(lambda n=due + len(expected): len(seen) >= n)
-        assert operations_of(seen[due:]) == expected
+        due += len(expected)
+        wait_until(lambda n=due: len(seen) >= n)
+        assert operations_of(seen[-len(expected) :]) == expected
         # A cursor that the server closed with an invalidate is opened again once, and not again and again.
         assert watcher.state == "running" and watcher.stats()["reconnects"] == 0 and not messages(caplog)
         assert watcher.stop()
-        due += len(expected)
         database.other.drop()
     assert len(seen) == due
 
