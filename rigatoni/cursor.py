@@ -169,14 +169,16 @@ class Cursor:
 
     def _wait(self, function: Callable[[], T], quiet: float) -> T:
         call = self._calls.start(function)
-        while not wait_for_any((call.done, self._stop), quiet):
-            self._ping()
-            if not self.catching_up:
-                logger.info("the server has been silent for %.0f s but answers pings: it is catching up", quiet)
-            self.catching_up, quiet = True, PATIENCE
+        try:
+            while not wait_for_any((call.done, self._stop), quiet):
+                self._ping()
+                if not self.catching_up:
+                    logger.info("the server has been silent for %.0f s but answers pings: it is catching up", quiet)
+                self.catching_up, quiet = True, PATIENCE
+        finally:
+            self.catching_up = False
         if not call.done.is_set():
             raise GivenUp("the call was given up")
-        self.catching_up = False
         return call.result()
 
     def _ping(self) -> None:

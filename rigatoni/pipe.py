@@ -79,7 +79,6 @@ class Pipe:
         self._received = 0
         self._ending = ""
         self._caught_up = False
-        self._heard = monotonic()
         self.lanes = lanes
         self.scope = stream.scope
 
@@ -114,7 +113,7 @@ class Pipe:
                 self._wait(self._arrived)
             reply = self._ahead.popleft()
             self._taken.set()
-            self._heard, self._caught_up = monotonic(), reply.is_empty
+            self._caught_up = reply.is_empty
             for events, end, size in reply.slices():
                 self._put(events, end, size)
                 gevent.sleep(0)
@@ -167,12 +166,13 @@ class Pipe:
         return None if self._prefix is None else self._prefix.cluster_time.time
 
     def _lag(self) -> float | None:
-        now = self._stream.operation_time
-        if now is None or self._prefix is None:
+        stream = self._stream
+        if stream.operation_time is None or self._prefix is None:
             return None
-        if self._caught_up and not self._watermark.in_flight and not self._ahead:
+        hears = stream.state == "active" and not stream.catching_up
+        if hears and self._caught_up and not self._watermark.in_flight and not self._ahead:
             return 0.0
-        return max(0.0, now.time - self._prefix.cluster_time.time + monotonic() - self._heard)
+        return max(0.0, stream.operation_time.time - self._prefix.cluster_time.time + monotonic() - stream.heard)
 
     def _put(self, events: list[Event], end: Mapping[str, Any] | None, size: int) -> None:
         self._stream.sized(len(events), size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
@@ -89,6 +90,7 @@ class Stream:
         self.state = "reconnecting"
         self.reconnects = 0
         self.operation_time: Timestamp | None = None
+        self.heard = monotonic()
 
     @property
     def catching_up(self) -> bool:
@@ -179,7 +181,7 @@ class Stream:
                 self._floor = None
         if not self._cursor.is_open and reply.is_empty and self._at == before:
             raise StreamConnectionError("the server closed the cursor and does not say why")
-        self.operation_time = reply.operation_time
+        self.operation_time, self.heard = reply.operation_time, monotonic()
         self._connected()
         return reply
 
