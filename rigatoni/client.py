@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from bson import CodecOptions, Timestamp
+from dns.exception import DNSException
 from pymongo import MongoClient
 from pymongo.errors import ConfigurationError as PyMongoConfigurationError
 from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
@@ -19,7 +20,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 
 from .config import URI
-from .errors import ConfigurationError, StreamError
+from .errors import ConfigurationError, StreamConnectionError, StreamError
 from .position import Position
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ def connect(uri: URI, name: str) -> Client:
 
     :param name: the consumer's name, shown to the server's operator as part of ``appName``.
     :raises ConfigurationError: for a URI that pymongo refuses; the text never holds the URI.
+    :raises StreamConnectionError: when the DNS does not answer for a ``mongodb+srv://`` URI.
     """
     said = {key.lower(): value for key, value in parse_qsl(urlsplit(uri.reveal()).query)}
     if said.get("loadbalanced") == "true":
@@ -72,7 +74,9 @@ def connect(uri: URI, name: str) -> Client:
         return MongoClient(uri.reveal(), server_selector=StickyServer(), **options)
     except (InvalidURI, PyMongoConfigurationError, ValueError, TypeError) as error:
         # From None, because pymongo's own text can hold the tail of a password that was not escaped.
-        kind = type(error).__name__
+        kind, cause = type(error).__name__, type(error.__cause__)
+    if issubclass(cause, DNSException):
+        raise StreamConnectionError(f"the DNS does not tell the servers of {uri} ({cause.__name__})")
     raise ConfigurationError(
         f"pymongo refuses the URI for {uri} ({kind}): escape user name and password with urllib.parse.quote_plus"
     )

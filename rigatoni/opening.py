@@ -6,11 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from bson import Timestamp
 from pymongo.errors import PyMongoError
 
-from .client import Cluster, connect, oldest, starting_point, warn_of
+from .client import Client, Cluster, connect, oldest, starting_point, warn_of
 from .config import URI
 from .cursor import Cursor
 from .delivery import Delivery
@@ -27,6 +28,7 @@ from .settings import Settings
 from .stream import Stream
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Opening:
@@ -47,11 +49,8 @@ class Opening:
         self._fail = fail
         self._stop = stop
         self._process = os.getpid()
-        own = settings.client
-        self._client = connect(own, settings.name) if isinstance(own, URI) else own
-        self._is_own = isinstance(own, URI)
-        if not self._is_own:
-            warn_of(self._client, settings.made_by)
+        self._is_own = isinstance(settings.client, URI)
+        self._client = self._patiently(self._connect)
 
     def pipes(self) -> list[Pipe]:
         """Open every stream at its position.
@@ -60,7 +59,7 @@ class Opening:
         """
         settings = self._settings
         stored = settings.store.load(settings.name)
-        cluster = self._ask()
+        cluster = self._patiently(lambda: Cluster.ask(self._client))
         check_positions(stored, cluster, settings.store.location)
         opened = []
         for plan in self._plans:
@@ -78,10 +77,23 @@ class Opening:
         if self._is_own:
             self._calls.start(self._client.close).done.wait(timeout)
 
-    def _ask(self) -> Cluster:
-        def ask() -> Cluster:
+    def _connect(self) -> Client:
+        settings = self._settings
+        if not isinstance(settings.client, URI):
+            warn_of(settings.client, settings.made_by)
+            return settings.client
+        # For mongodb+srv:// this asks the DNS, which may be away like any server.
+        client = connect(settings.client, settings.name)
+        if self._stop.is_set():
+            client.close()
+        return client
+
+    def _patiently(self, function: Callable[[], T]) -> T:
+        """Call what may find nobody there, as often as the configuration allows."""
+
+        def call() -> T:
             try:
-                return self._calls.run(lambda: Cluster.ask(self._client), self._stop)
+                return self._calls.run(function, self._stop)
             except PyMongoError as error:
                 raise StreamError.from_pymongo(error) from error
 
@@ -90,7 +102,7 @@ class Opening:
                 logger.warning("watcher %r: waiting for the server: %s", self._settings.name, error)
             self._settings.hooks.reconnecting("", error, attempt, delay)
 
-        return reconnecting(ask, self._settings.config, self._stop, tell)()
+        return reconnecting(call, self._settings.config, self._stop, tell)()
 
     def _start(self, found: Position | None, plan: Plan, cluster: Cluster) -> Position | None:
         if found is not None:
