@@ -190,6 +190,35 @@ def test_in_a_patched_process_it_ends_the_watcher_too(given: Any, tmp_path: Path
         assert f"ResumeTokenPersistenceError: the store {given['store']} cannot be used" in program.complaints
 
 
+def emptied(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [emptied, without_header, without_pages])
+def test_a_file_that_is_damaged_while_it_is_in_use_is_never_a_silent_start_from_now(
+    database: Any, make: Make, store_path: str, damage: Callable[[Path], None]
+) -> None:
+    run_and_stop(make, database, 1)
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    damage(Path(store_path))
+    database.orders.insert_one({"_id": 2})
+    wait_until(lambda: seen)
+    watcher.stop()
+    database.orders.insert_one({"_id": 3})
+    again = make()
+    seen = collecting(again, "insert")
+    try:
+        again.start()
+    except ResumeTokenPersistenceError as error:
+        assert store_path in str(error)
+    else:
+        # SQLite had what was damaged in its memory, and has written it anew.
+        wait_until(lambda: seen)
+        assert seen[-1] == 3
+
+
 LOCKED = (
     WATCH
     + """
