@@ -64,7 +64,7 @@ class Opening:
         opened = []
         for plan in self._plans:
             pipe = self._pipe(plan, stored, cluster)
-            pipe.open(self._start(pipe.resumption.start, plan, cluster))
+            self._open(pipe, self._start(pipe.resumption.start, plan, cluster))
             opened.append(pipe)
         return opened
 
@@ -115,6 +115,15 @@ class Opening:
                 "stream %r starts from now: nothing is stored for %r in %s", plan.scope, self._settings.name, where
             )
         return self._calls.run(lambda: starting_point(plan.start_at, self._client, cluster), self._stop)
+
+    def _open(self, pipe: Pipe, position: Position | None) -> None:
+        try:
+            pipe.open(position)
+        except InvalidResumeTokenError as error:
+            if pipe.resumption.start is None:
+                raise
+            row = f"the position of stream {pipe.scope!r} in {self._settings.store.location}"
+            raise InvalidResumeTokenError(f"{row}: {error}", code=error.code) from error
 
     def _pipe(self, plan: Plan, stored: Mapping[str, Position], cluster: Cluster) -> Pipe:
         settings, room = self._settings, Flag()

@@ -118,6 +118,7 @@ def test_what_the_oplog_forgot_while_nobody_watched_stops_every_start_until_a_po
         with pytest.raises(InvalidResumeTokenError, match="on_history_lost") as caught:
             watcher.start()
         assert caught.value.code == 286 and watcher.state == "failed"
+        assert repr(forgetful.name) in str(caught.value) and forgetful.store in str(caught.value)
         assert forgetful.position_time() == stored
     assert seen == first
 

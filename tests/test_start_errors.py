@@ -16,12 +16,15 @@ from shop import Shop, on
 
 from rigatoni import (
     ChangeEvent,
+    HandlerError,
     Hooks,
     InvalidResumeTokenError,
     ResumeTokenPersistenceError,
+    RetryPolicy,
     Watcher,
 )
 from rigatoni.mongod import ReplicaSet
+from rigatoni.position import time_of
 
 Row = tuple[Any, ...]
 
@@ -67,25 +70,46 @@ def in_an_hour() -> str:
     return json_util.dumps(Timestamp(int(time.time()) + 3600, 1))
 
 
-SPOILED: dict[str, tuple[Callable[[], dict[str, object]], type[Exception], str]] = {
-    "half a token": (lambda: {"token": '{"_data": "82'}, ResumeTokenPersistenceError, "corrupt row .* delete this row"),
-    "a token that is none": (lambda: {"token": '{"_data": "82xyz"}'}, ResumeTokenPersistenceError, "corrupt row"),
+DAMAGED = "cannot read the resume token.* delete the stored position"
+
+
+def forged(token: str, place: int, digits: str) -> dict[str, object]:
+    """Change digits of a token, which goes on looking like one; and with them the time, where they are a part of it."""
+    data = json_util.loads(token)["_data"]
+    changed = {"_data": data[:place] + digits + data[place + len(digits) :]}
+    return {"token": json_util.dumps(changed), "cluster_time": json_util.dumps(time_of(changed))}
+
+
+SPOILED: dict[str, tuple[Callable[[str], dict[str, object]], type[Exception], str]] = {
+    "half a token": (
+        lambda _: {"token": '{"_data": "82'},
+        ResumeTokenPersistenceError,
+        "corrupt row .* delete this row",
+    ),
+    "a token that is none": (lambda _: {"token": '{"_data": "82xyz"}'}, ResumeTokenPersistenceError, "corrupt row"),
     "a token of another time": (
-        lambda: {"cluster_time": json_util.dumps(Timestamp(1_600_000_000, 1))},
+        lambda _: {"cluster_time": json_util.dumps(Timestamp(1_600_000_000, 1))},
         ResumeTokenPersistenceError,
         "corrupt row",
     ),
-    "no time": (lambda: {"token": None, "cluster_time": "null"}, ResumeTokenPersistenceError, "corrupt row"),
+    "no time": (lambda _: {"token": None, "cluster_time": "null"}, ResumeTokenPersistenceError, "corrupt row"),
     "another cluster": (
-        lambda: {"cluster": "elsewhere/0123456789abcdef01234567"},
+        lambda _: {"cluster": "elsewhere/0123456789abcdef01234567"},
         InvalidResumeTokenError,
         "another cluster .* another store or name",
     ),
     "the future": (
-        lambda: {"token": None, "cluster_time": in_an_hour()},
+        lambda _: {"token": None, "cluster_time": in_an_hour()},
         InvalidResumeTokenError,
         "future.* backup",
     ),
+    "a token of the future": (
+        lambda token: forged(token, 2, f"{int(time.time()) + 3600:08X}"),
+        InvalidResumeTokenError,
+        "future.* backup",
+    ),
+    "a version that no server knows": (lambda token: forged(token, 18, "2BFF"), InvalidResumeTokenError, DAMAGED),
+    "a token damaged behind its time": (lambda token: forged(token, 22, "FFFF"), InvalidResumeTokenError, DAMAGED),
 }
 
 
@@ -97,7 +121,7 @@ def test_a_position_that_cannot_be_right_stops_the_start_is_left_as_it_is_and_ca
     shop.watch(on("orders"))
     meanwhile = shop.write("orders")
     ((_, _, token, cluster_time, _, cluster, _),) = rows(shop.store)
-    change(shop.store, **columns())
+    change(shop.store, **columns(token))
     before = rows(shop.store)
 
     watcher = shop.watcher()
@@ -114,6 +138,42 @@ def test_a_position_that_cannot_be_right_stops_the_start_is_left_as_it_is_and_ca
         wait_until(lambda: len(seen) == len(meanwhile))
     assert [("orders", key) for key in seen] == meanwhile
     shop.watch(on("orders"))
+
+
+class Namesake(ReplicaSet):
+    """A replica set that does not take a name of its own."""
+
+    _name = "rs0"
+
+
+@contextmanager
+def shops_of_one_name(store: str) -> Iterator[list[Shop]]:
+    with Namesake() as one, Namesake() as other, MongoClient(one.uri) as first, MongoClient(other.uri) as second:
+        yield [Shop(one.uri, first.shop, store), Shop(other.uri, second.shop, store)]
+
+
+def test_the_store_of_one_cluster_is_refused_by_its_namesake_whatever_the_token(store_path: str) -> None:
+    with shops_of_one_name(store_path) as (shop, elsewhere):
+        lengths = []
+        # The position of a reply without events, and then that of an event.
+        for orders in ([], [{"good": True}, {}]):
+            watcher = shop.watcher(on_error="stop", retry=RetryPolicy(max_attempts=1))
+            watcher.on("insert", collection="orders")(lambda event: event.full_document["good"])
+            watcher.start()
+            if orders:
+                shop.database.orders.insert_many(orders)
+                with pytest.raises(HandlerError):
+                    watcher.join(60)
+            watcher.stop()
+            before = rows(store_path)
+            lengths.append(len(before[0][2]))
+            refused = elsewhere.watcher()
+            collecting(refused)
+            # Else the server would be silent, or give the events since that time.
+            with pytest.raises(InvalidResumeTokenError, match="another cluster"):
+                refused.start()
+            assert rows(store_path) == before
+        assert lengths[0] < 60 < lengths[1]
 
 
 def test_the_store_of_one_cluster_is_refused_by_another_and_still_serves_its_own(shop: Shop, elsewhere: Shop) -> None:
