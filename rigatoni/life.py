@@ -125,8 +125,8 @@ class Life:
         wait_for_any((self.ended, self.hurry), None if self._is_inert else timeout)
         if self.ended.is_set() or (self.left.wait(REACTION) and self.ended.wait(GRACE)):
             return True
-        running = self._running_handlers()
-        logger.warning("watcher %r cannot end, its thread is blocked by: %s", self._settings.name, "; ".join(running))
+        held = "; ".join(self._running_handlers()) or f"saving into {self._settings.store.location}, and closing"
+        logger.warning("watcher %r has not ended in time, it is held by: %s", self._settings.name, held)
         return False
 
     def wait(self) -> None:
