@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from bson import CodecOptions, Timestamp
 from dns.exception import DNSException
 from pymongo import MongoClient
-from pymongo.errors import ConfigurationError as PyMongoConfigurationError
-from pymongo.errors import InvalidURI, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 
@@ -62,8 +61,8 @@ def connect(uri: URI, name: str) -> Client:
     :raises ConfigurationError: for a URI that pymongo refuses; the text never holds the URI.
     :raises StreamConnectionError: when the DNS does not answer for a ``mongodb+srv://`` URI.
     """
-    said = {key.lower(): value for key, value in parse_qsl(urlsplit(uri.reveal()).query)}
-    if said.get("loadbalanced") == "true":
+    said = _said(uri)
+    if "loadbalanced=true" in said:
         raise ConfigurationError(
             "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
         )
@@ -72,14 +71,24 @@ def connect(uri: URI, name: str) -> Client:
         options["appName"] = f"rigatoni {name}"
     try:
         return MongoClient(uri.reveal(), server_selector=StickyServer(), **options)
-    except (InvalidURI, PyMongoConfigurationError, ValueError, TypeError) as error:
-        # From None, because pymongo's own text can hold the tail of a password that was not escaped.
+    except Exception as error:
+        # Raised outside, because pymongo's text can hold the tail of a password that was not escaped, and its frames
+        # hold all of it.
         kind, cause = type(error).__name__, type(error.__cause__)
+        if isinstance(error, OSError) and error.filename:
+            kind = f"{kind}: {error.filename!r}"
     if issubclass(cause, DNSException):
         raise StreamConnectionError(f"the DNS does not tell the servers of {uri} ({cause.__name__})")
     raise ConfigurationError(
-        f"pymongo refuses the URI for {uri} ({kind}): escape user name and password with urllib.parse.quote_plus"
+        f"pymongo refuses the URI for {uri} ({kind}): correct its options, and escape user name and password by "
+        "urllib.parse.quote_plus"
     )
+
+
+def _said(uri: URI) -> set[str]:
+    """List the names of the options, and whether it is loadBalanced=true; other values can be secrets."""
+    query = [(key.lower(), value) for key, value in parse_qsl(uri.reveal().partition("?")[2])]
+    return {key for key, _ in query} | {"loadbalanced=true" for option in query if option == ("loadbalanced", "true")}
 
 
 def warn_of(client: Client, made_by: int) -> None:

@@ -20,6 +20,8 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 
+from .credentials import without_credentials
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -140,7 +142,7 @@ class Call(Generic[T]):
         try:
             self._value = self._function()
         except BaseException as error:
-            return self.fail(error)
+            return self.fail(without_credentials(error))
         self.done.set()
         return None
 

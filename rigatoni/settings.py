@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import gevent
 
@@ -46,18 +48,13 @@ class Settings:
     on_history_lost: str
     on_oversize: str
     hooks: HookChain
-    made_by: int
+    made_by: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
+        _check_objects(self.client, self.store, self.retry)
         check_on_error(self.on_error)
         _check_names(self.name, self.database)
         _check_config(self.config)
-        if not isinstance(self.store, TokenStore):
-            raise ConfigurationError(
-                f"store must be a path or an object of a subclass of TokenStore, not {self.store!r}"
-            )
-        if not isinstance(self.retry, RetryPolicy):
-            raise ConfigurationError(f"retry must be a RetryPolicy, not {type(self.retry).__name__}")
         for option in ("concurrency", "max_in_flight"):
             if not is_count(getattr(self, option)):
                 raise ConfigurationError(f"{option} must be a whole number from 1, not {getattr(self, option)!r}")
@@ -70,6 +67,22 @@ class Settings:
                 raise ConfigurationError(
                     f"{option} must be one of {', '.join(map(repr, choices))}, not {getattr(self, option)!r}"
                 )
+
+    @property
+    def watched(self) -> str:
+        """Say in words what is watched."""
+        return "the whole deployment" if self.database is None else f"database {self.database!r}"
+
+
+def concealed(client: object) -> Any:
+    """Put a URI into its object; what is wrong with it comes back too, for :class:`Settings` to raise.
+
+    Frames that raise must not have it among their local variables, which some tools show.
+    """
+    try:
+        return URI(client) if isinstance(client, str) else client
+    except ConfigurationError as error:
+        return error.with_traceback(None)
 
 
 def chained(hooks: Iterable[Hooks]) -> HookChain:
@@ -85,6 +98,15 @@ def chained(hooks: Iterable[Hooks]) -> HookChain:
             raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")
     # To gevent a timeout is no Exception.
     return HookChain(hooks, harmless=(Exception, gevent.Timeout))
+
+
+def _check_objects(client: object, store: object, retry: object) -> None:
+    if isinstance(client, ConfigurationError):
+        raise client
+    if not isinstance(store, TokenStore):
+        raise ConfigurationError(f"store must be a path or an object of a subclass of TokenStore, not {store!r}")
+    if not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
 
 
 def _check_names(name: str, database: str | None) -> None:

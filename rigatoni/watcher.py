@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from .client import Client
-from .config import URI, ChangeStreamConfig, RetryPolicy
+from .config import ChangeStreamConfig, RetryPolicy
 from .errors import ConfigurationError
 from .handlers import Handlers
 from .hooks import Hooks
@@ -19,7 +19,7 @@ from .hub import inert_after_fork, is_patched, live
 from .life import Life, State
 from .plan import Watch, plans, watched
 from .registration import OnError
-from .settings import Settings, chained
+from .settings import Settings, chained, concealed
 from .signals import stop_at_exit, told_by_signals
 from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
@@ -83,10 +83,11 @@ class Watcher(Handlers):
         on_oversize: str = "stub",
         hooks: Sequence[Hooks] = (),
     ) -> None:
+        own, client = concealed(client), ""
         super().__init__(database)
         self._watches: dict[str, Watch] = {}
         self._settings = Settings(
-            client=URI(client) if isinstance(client, str) else client,
+            client=own,
             database=database,
             name=name,
             store=SQLiteStore(store) if isinstance(store, (str, os.PathLike)) else store,
@@ -101,7 +102,6 @@ class Watcher(Handlers):
             on_history_lost=on_history_lost,
             on_oversize=on_oversize,
             hooks=chained(hooks),
-            made_by=os.getpid(),
         )
         self._starting = threading.Lock()
 
@@ -155,10 +155,8 @@ class Watcher(Handlers):
         """
         if self._frozen:
             raise ConfigurationError(f"watch({collection!r}) comes after start(): call it before")
-        begin = self._settings.start_at if start_at is None else start_at
-        watch = watched(
-            collection, database, self._settings.database, self._settings.config, concurrency, begin, config
-        )
+        settings, begin = self._settings, self._settings.start_at if start_at is None else start_at
+        watch = watched(collection, database, settings.database, settings.config, concurrency, begin, config)
         if watch.scope in self._watches:
             raise ConfigurationError(f"watch({collection!r}) was called before")
         self._watches[watch.scope] = watch
@@ -270,21 +268,15 @@ class Watcher(Handlers):
         if not self._frozen and not is_patched():
             stop_at_exit(self)
         self._frozen = True
-        logger.info(
-            "watcher %r watches %s",
-            self.name,
-            "the whole deployment" if self.database is None else f"database {self.database!r}",
-        )
+        logger.info("watcher %r watches %s", self.name, self._settings.watched)
         self._say_what_has_no_effect()
         inert_after_fork(self)
         self._life = Life(self._settings, made)
         return self._life
 
     def _say_what_has_no_effect(self) -> None:
-        asked = self._settings.concurrency > 1 or any(
-            (handler.concurrency or 1) > 1 or handler.timeout for handler in self._handlers
-        )
-        if asked and not is_patched():
+        asked = any((handler.concurrency or 1) > 1 or handler.timeout for handler in self._handlers)
+        if (asked or self._settings.concurrency > 1) and not is_patched():
             logger.warning(
                 "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and "
                 "timeout= have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"
@@ -296,5 +288,8 @@ class Watcher(Handlers):
             (life.hurry if life.stop.is_set() else life.stop).set()
 
     def __repr__(self) -> str:
-        watched = self.database or "the whole deployment"
-        return f"<Watcher {self.name!r} of {watched}: {self.state}, {len(self._handlers)} handlers>"
+        settings: Settings | None = vars(self).get("_settings")
+        if settings is None:
+            # For tools that show the local variables of a traceback.
+            return "<Watcher that could not be made>"
+        return f"<Watcher {settings.name!r} of {settings.watched}: {self.state}, {len(self._handlers)} handlers>"

@@ -20,6 +20,7 @@ ROOT = Path(rigatoni.__file__).parent
 HOUSE: list[dict[str, str]] = [
     {
         "codes": "",
+        "credentials": "",
         "errors": "codes",
         "events": "",
         "position": "",
