@@ -222,13 +222,12 @@ watcher.join()
 """
     given = {"uri": shop.uri, "database": shop.database.name, "store": shop.store}
     shop.database.create_collection("orders")
-    with Program(text, tmp_path, patched=True, killed_at=100, **given) as killed:
+    with Program(text, tmp_path, patched=True, killed_at=500, **given) as killed:
         killed.wait_said("started")
         with MongoClient(shop.uri) as client, client.start_session() as session, session.start_transaction():
-            for number in range(200):
-                client[shop.database.name].orders.insert_one({"_id": number}, session=session)
+            client[shop.database.name].orders.insert_many([{"_id": number} for number in range(1000)], session=session)
         assert killed.end() == -signal.SIGKILL, killed.complaints
     with Program(text, tmp_path, killed_at=None, **given) as going_on:
-        going_on.wait_for(lambda: len(going_on.said("number")) >= 100)
-    assert killed.said("number") == list(range(100))
-    assert going_on.said("number") == list(range(100, 200))
+        going_on.wait_for(lambda: len(going_on.said("number")) >= 500)
+    assert killed.said("number") == list(range(500))
+    assert going_on.said("number") == list(range(500, 1000))

@@ -123,7 +123,8 @@ def _ready(database: str | None) -> Hooks:
         def opened(self, stream: str) -> None:
             if not self.said:
                 self.said = True
-                _say(f"watching {database or 'the whole deployment'}; Ctrl-C ends it")
+                what = "the whole deployment" if database is None else f"database {database!r}"
+                _say(f"watching {what}; Ctrl-C ends it")
 
     return Ready()
 
