@@ -29,7 +29,6 @@ setup(
         "pymongo>=4.19; python_version >= '3.11'",
         "pymongo>=4.8,<4.9; python_version < '3.11'",
         # Comes with pymongo; named because its errors are told apart.
-        "dnspython",
         "gevent>=24.2",
         "backoff>=2.2.1",
         "sqlite-utils>=3.36",

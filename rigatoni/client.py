@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from bson import CodecOptions, Timestamp
-from dns.exception import DNSException
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import ReadPreference
@@ -77,7 +76,8 @@ def connect(uri: URI, name: str) -> Client:
         kind, cause = type(error).__name__, type(error.__cause__)
         if isinstance(error, OSError) and error.filename:
             kind = f"{kind}: {error.filename!r}"
-    if issubclass(cause, DNSException):
+    # Of dnspython, which is a requirement of pymongo's and not ours.
+    if cause.__module__.partition(".")[0] == "dns":
         raise StreamConnectionError(f"the DNS does not tell the servers of {uri} ({cause.__name__})")
     raise ConfigurationError(
         f"pymongo refuses the URI for {uri} ({kind}): correct its options, and escape user name and password by "
