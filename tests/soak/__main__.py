@@ -18,7 +18,7 @@ from rigatoni.mongod import ReplicaSet
 
 from .faults import APPLICATION, Faults
 from .notes import Notes
-from .oracle import Verdict, Write, judged, missing
+from .oracle import KILLED, Verdict, Write, judged, missing
 from .plan import KINDS, WATCHERS, planned
 from .processes import Broken, Watching, wait_until
 from .watching import BOUND
@@ -46,6 +46,11 @@ class Soak:
         """Everything that was written."""
         return [write for writer in self.writers for write in writer.writes] + self._marks
 
+    @property
+    def ends(self) -> dict[int, str]:
+        """How each process ended."""
+        return {pid: end for watcher in self.watchers for pid, end in watcher.ends.items()}
+
     def run(self) -> None:
         """Do it; what was broken is in :attr:`broken`."""
         with ReplicaSet(self.members, parameters={"enableTestCommands": True}) as replica_set, ExitStack() as closing:
@@ -67,8 +72,7 @@ class Soak:
 
     def verdict(self) -> Verdict:
         """Ask the oracle."""
-        ends = {pid: end for watcher in self.watchers for pid, end in watcher.ends.items()}
-        return judged(self.writes, self.notes.all(), ends, BOUND)
+        return judged(self.writes, self.notes.all(), self.ends, BOUND)
 
     def _disturb(self, faults: Faults) -> None:
         tracks = planned(self.seed, 60 * self.minutes, self.members)
@@ -109,11 +113,14 @@ class Soak:
 def table(soak: Soak, verdict: Verdict) -> str:
     """Say it in a few lines."""
     done: Counter[str] = soak.faults.done if soak.faults is not None else Counter()
+    handling = {note.pid for note in soak.notes.all()}
+    killed = sum(soak.ends[pid] == KILLED for pid in handling)
     unknown = sum((writer.unknown for writer in soak.writers), Counter[str]())
     rows = {
         "seed": soak.seed,
         "minutes": soak.minutes,
         **{kind.replace("_", " "): done[kind] for kind in KINDS},
+        "processes that handled": f"{len(handling)}, {killed} of them killed",
         "changes written": f"{verdict.acknowledged} acknowledged, {len(soak.writes) - verdict.acknowledged} unknown",
         "writes of unknown outcome": ", ".join(f"{count} {name}" for name, count in unknown.items()) or 0,
         "changes handled": verdict.handled,
@@ -143,9 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verdict.holds and not soak.broken:
         shutil.rmtree(folder)
         return 0
-    for what in ("lost", "disordered", "doubled", "invented"):
-        print(*(f"{what}: {found}" for found in getattr(verdict, what)[:10]), sep="\n", end="")
-    print(*soak.broken, sep="\n")
+    examples = [
+        f"{what}: {found}"
+        for what in ("lost", "disordered", "doubled", "invented")
+        for found in getattr(verdict, what)[:10]
+    ]
+    print(*examples, *soak.broken, sep="\n")
     print(f"violated; notes and logs are in {folder}; again:", end=" ")
     print(f"tox -e soak -- --minutes {given.minutes} --members {given.members} --seed {seed}")
     return 1

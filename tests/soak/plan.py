@@ -50,7 +50,7 @@ def planned(seed: int, seconds: float, members: int = 3) -> dict[str, list[Fault
     kinds = [kind for kind in OF_SERVERS if kind != "majority_lost" or members > 2]
     return watchers | {
         "servers": _track(Random(f"{seed} servers"), seconds, (2.0, 8.0), lambda random: _fault_of(kinds, random)),
-        "failpoints": _track(Random(f"{seed} failpoints"), seconds, (1.0, 5.0), _failpoint),
+        "failpoints": _track(Random(f"{seed} failpoints"), seconds, (2.0, 8.0), _failpoint),
     }
 
 
@@ -93,5 +93,5 @@ def _failpoint(random: Random) -> Fault:
     if "errorCode" in data and command == "getMore" and random.random() < 0.5:
         point = AFTER_CHECKOUT
     commands = {"failCommands": [command]} if point == "failCommand" else {}
-    times = 1 if "blockConnection" in data else random.randint(1, 8)
+    times = 1 if "blockConnection" in data else random.choice([1, 1, 2, 5])
     return Fault(0.0, "failpoint", 0.0, {"point": point, "times": times, "data": {**commands, **data}})
