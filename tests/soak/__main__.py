@@ -104,6 +104,8 @@ class Soak:
 
     def _wait_for_everything(self) -> None:
         def handled() -> bool:
+            for watcher in self.watchers:
+                watcher.check()
             return not missing(self.writes, {note.change for note in self.notes.all()})
 
         # Less often, because each look goes through all notes.

@@ -99,16 +99,26 @@ class Watching:
             raise Broken(f"{self._log.name}: exit code {process.returncode} after SIGTERM: {self._last_words()}")
         self.ends[process.pid] = UNFINISHED if "leaves handlers running" in self._text() else CLEAN
 
+    def check(self) -> None:
+        """Look whether the process ended without being told.
+
+        :raises Broken: it did.
+        """
+        process = self._process
+        if process is not None and process.poll() is not None and process.pid not in self.ends:
+            self.ends[process.pid] = KILLED
+            raise Broken(f"{self._log.name}: ended by itself with {process.returncode}: {self._last_words()}")
+
     def close(self) -> None:
         """Leave no process behind."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        elif self._process is not None:
+            self.ends.setdefault(self._process.pid, KILLED)
 
     def _running(self) -> subprocess.Popen[bytes]:
+        self.check()
         assert self._process is not None
-        if self._process.poll() is not None:
-            self.ends[self._process.pid] = KILLED
-            raise Broken(f"{self._log.name}: ended by itself with {self._process.returncode}: {self._last_words()}")
         return self._process
 
     def _has_ended(self) -> bool:
