@@ -171,21 +171,23 @@ class Cursor:
         call = self._calls.start(function)
         try:
             while not wait_for_any((call.done, self._stop), quiet):
-                self._ping()
-                if not self.catching_up:
+                self._ping(call)
+                if not self.catching_up and not call.done.is_set():
                     logger.info("the server has been silent for %.0f s but answers pings: it is catching up", quiet)
-                self.catching_up, quiet = True, PATIENCE
+                    self.catching_up = True
+                quiet = PATIENCE
         finally:
             self.catching_up = False
         if not call.done.is_set():
             raise GivenUp("the call was given up")
         return call.result()
 
-    def _ping(self) -> None:
-        call = self._calls.start(
+    def _ping(self, silent: Call[Any]) -> None:
+        ping = self._calls.start(
             lambda: self._database.client.admin.command("ping", read_preference=self._read_preference)
         )
-        if not wait_for_any((call.done, self._stop), PATIENCE):
+        # The silent call too, because it may be about to say why it was.
+        if not wait_for_any((ping.done, silent.done, self._stop), PATIENCE):
             raise StreamConnectionError(f"the server was silent and did not answer a ping within {PATIENCE:.0f} s")
-        if call.done.is_set():
-            call.result()
+        if ping.done.is_set() and not silent.done.is_set():
+            ping.result()

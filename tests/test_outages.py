@@ -192,6 +192,20 @@ def test_a_server_that_is_silent_but_answers_pings_is_catching_up_and_waited_for
     assert "answers pings" in told
 
 
+def test_a_silent_command_is_waited_for_no_longer_than_it_takes_because_of_a_silent_ping(
+    failing: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursor, "PATIENCE", 0.7)
+    silent = {"blockConnection": True, "blockTimeMS": 1000, "errorCode": 6}
+    failing.fail({"times": 2}, failCommands=["aggregate", "ping"], **silent)
+    with Watched(failing) as watched:
+        failing.insert()
+        watched.wait_for_all()
+
+    ((why, _, _),) = watched.attempts
+    assert "code 6" in why and "ping" not in why
+
+
 @pytest.mark.parametrize("fault", [{"errorCode": 6}, {"closeConnection": True}])
 def test_a_patched_program_reconnects_and_stops_during_a_delay_likewise(
     failing: Failing, tmp_path: Path, fault: dict[str, Any]
