@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import pymongo
 from bson import Timestamp
 from pymongo.errors import PyMongoError
 
@@ -29,6 +30,9 @@ from .stream import Stream
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: Seconds that a server may take to answer the last words of a client.
+FAREWELL = 0.1
 
 
 class Opening:
@@ -74,8 +78,16 @@ class Opening:
 
     def close(self, timeout: float) -> None:
         """Close the client, when it is our own."""
+
+        def close() -> None:
+            with pymongo.timeout(FAREWELL):
+                self._client.close()
+
         if self._is_own:
-            self._calls.start(self._client.close).done.wait(timeout)
+            closing = self._calls.start(close)
+            # One that knows no server looks for one first, in steps of half a second, to end its sessions there.
+            if self._client.nodes:
+                closing.done.wait(timeout)
 
     def _connect(self) -> Client:
         settings = self._settings

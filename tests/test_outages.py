@@ -140,6 +140,22 @@ def test_a_restart_of_the_server_loses_nothing_and_repeats_nothing(
     assert told == ["WARNING reconnecting", "INFO connected"] * (len(told) // 2)
 
 
+def test_a_stop_while_the_server_is_away_waits_for_nobody(failing: Failing) -> None:
+    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as watched:
+        failing.insert()
+        watched.wait_for_all()
+        failing.replica_set.kill(0)
+        try:
+            wait_until(lambda: watched.stream["state"] == "reconnecting")
+            began = monotonic()
+            assert watched.watcher.stop()
+            took = monotonic() - began
+        finally:
+            failing.replica_set.restart(0)
+
+    assert took < 0.8
+
+
 def test_a_frozen_server_is_noticed_and_the_stream_goes_on_once_it_thaws(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
