@@ -93,7 +93,7 @@ class StreamConnectionError(StreamError):
 class MaxReconnectAttemptsExceededError(StreamError):
     """Raised when the server stayed away.
 
-    :param attempts: how many attempts to reconnect failed.
+    :param attempts: how many attempts to connect failed.
     """
 
     category = "max_retries"

@@ -114,7 +114,7 @@ class Opening:
                 logger.warning("watcher %r: waiting for the server: %s", self._settings.name, error)
             self._settings.hooks.reconnecting("", error, attempt, delay)
 
-        return reconnecting(call, self._settings.config, self._stop, tell)()
+        return reconnecting(call, self._settings.config, self._stop, tell, is_first=True)()
 
     def _start(self, found: Position | None, plan: Plan, cluster: Cluster) -> Position | None:
         if found is not None:

@@ -19,7 +19,12 @@ UNKNOWN_ATTEMPTS = 5
 
 
 def reconnecting(
-    pull: Callable[[], T], config: ChangeStreamConfig, stop: Flag, on_attempt: Callable[[StreamError, int, float], None]
+    pull: Callable[[], T],
+    config: ChangeStreamConfig,
+    stop: Flag,
+    on_attempt: Callable[[StreamError, int, float], None],
+    *,
+    is_first: bool = False,
 ) -> Callable[[], T]:
     """Wrap one pull so that retryable errors are waited out and tried again.
 
@@ -28,10 +33,11 @@ def reconnecting(
     formula.
 
     :param on_attempt: called before each wait with the error, the number of the attempt that follows it, and the delay.
+    :param is_first: nothing was connected before, so that the pull itself is the first of the attempts.
     :raises MaxReconnectAttemptsExceededError: from the last error, when the attempts are spent.
     :raises GivenUp: when `stop` is set during a wait.
     """
-    return _Reconnection(pull, config, stop, on_attempt)
+    return _Reconnection(pull, config, stop, on_attempt, is_first)
 
 
 class _Reconnection(Generic[T]):
@@ -41,6 +47,7 @@ class _Reconnection(Generic[T]):
         config: ChangeStreamConfig,
         stop: Flag,
         on_attempt: Callable[[StreamError, int, float], None],
+        is_first: bool,
     ) -> None:
         self._config = config
         self._stop = stop
@@ -52,7 +59,7 @@ class _Reconnection(Generic[T]):
         self._attempts = backoff.on_exception(
             backoff.constant,
             StreamError,
-            max_tries=self._limit + 1 if self._limit else None,
+            max_tries=self._limit + (not is_first) if self._limit else None,
             giveup=self._gives_up,
             on_backoff=self._wait,
             interval=0,
@@ -68,7 +75,7 @@ class _Reconnection(Generic[T]):
             if self._unknown > UNKNOWN_ATTEMPTS or not error.is_retryable:
                 raise
             raise MaxReconnectAttemptsExceededError(
-                f"gave up after {self._limit} attempts to reconnect; the last error: {error}", attempts=self._limit
+                f"gave up after {self._limit} attempts to connect; the last error: {error}", attempts=self._limit
             ) from error
 
     def _gives_up(self, error: Exception) -> bool:

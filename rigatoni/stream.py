@@ -83,7 +83,7 @@ class Stream:
         self._earliest_attempts = 0
         self._is_unheard = False
         self._hang_ups = 0
-        self._open_again = reconnecting(self._opened, config, stop, self._reconnecting)
+        self._open_again = reconnecting(self._opened, config, stop, self._reconnecting, is_first=True)
         self._pull_again = reconnecting(self._pulled, config, stop, self._reconnecting)
         self.fingerprint = _fingerprint(cursor, config)
         self.scope = scope

@@ -202,6 +202,8 @@ def test_start_gives_up_after_the_attempts_too(failing: Failing) -> None:
         watched.watcher.start()
 
     assert raised.value.attempts == 2
+    # The opening itself is the first of them.
+    assert watched.numbers == [1]
     assert watched.watcher.state == "failed"
 
 

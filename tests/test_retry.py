@@ -99,6 +99,17 @@ def test_attempts_are_counted_and_end_with_the_last_error(limit: int) -> None:
     assert server.pulls == limit + 1 and len(told.told) == limit
 
 
+@pytest.mark.parametrize("limit", [1, 5])
+def test_where_nothing_was_connected_before_the_pull_itself_is_the_first_attempt(limit: int) -> None:
+    server, told = Server(AWAY), Attempts()
+
+    with pytest.raises(MaxReconnectAttemptsExceededError) as raised:
+        reconnecting(server.pull, config(limit), Flag(), told, is_first=True)()
+
+    assert raised.value.attempts == server.pulls == limit
+    assert len(told.told) == limit - 1
+
+
 def test_the_budget_of_one_pull_is_not_spent_by_another() -> None:
     answers: Iterable[Exception | str] = [AWAY, AWAY, "reply"] * 10
     pull = wrapped(Server(*answers), config(2))
