@@ -70,7 +70,8 @@ for turn in range(given["rounds"] + 1):
     watcher.start()
     if turn == 0:
         writer.start()
-    handled(total if turn == given["rounds"] else len(seen) + total // (2 * given["rounds"]))
+    share = total if turn == given["rounds"] else total // (2 * given["rounds"])
+    handled(min(total, len(seen) + share))
     say(stopped=watcher.stop(), seen=len(seen))
 writer.join()
 last = watching()
