@@ -26,9 +26,10 @@ from .selection import STUB_OF_OVERSIZED, Selection
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection; the ping
-#: may take as long.
+#: A command that says nothing for so long, beyond its await, is asked about by a ping over another connection.
 PATIENCE = 5.0
+#: The ping may take so long.
+ANSWERING = 5.0
 #: The server looks so long for an event after the position that a stream starts from.
 LOOKING = 0.5
 
@@ -187,7 +188,7 @@ class Cursor:
             lambda: self._database.client.admin.command("ping", read_preference=self._read_preference)
         )
         # The silent call too, because it may be about to say why it was.
-        if not wait_for_any((ping.done, silent.done, self._stop), PATIENCE):
-            raise StreamConnectionError(f"the server was silent and did not answer a ping within {PATIENCE:.0f} s")
+        if not wait_for_any((ping.done, silent.done, self._stop), ANSWERING):
+            raise StreamConnectionError(f"the server was silent and did not answer a ping within {ANSWERING:.0f} s")
         if ping.done.is_set() and not silent.done.is_set():
             ping.result()

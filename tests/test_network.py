@@ -23,6 +23,7 @@ class Told(Hooks):
 
 
 cursor.PATIENCE = given["patience"] or cursor.PATIENCE
+cursor.ANSWERING = given["patience"] or cursor.ANSWERING
 config = ChangeStreamConfig(max_reconnect_attempts=0, max_backoff=0.1, **given["config"])
 watcher = Watcher(given["uri"], given["database"], store=MemoryStore(), config=config, hooks=[Told()])
 

@@ -160,6 +160,7 @@ def test_a_frozen_server_is_noticed_and_the_stream_goes_on_once_it_thaws(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cursor, "PATIENCE", 0.2)
+    monkeypatch.setattr(cursor, "ANSWERING", 0.2)
     with Watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as watched:
         failing.insert(5)
         watched.wait_for_all()
@@ -177,6 +178,7 @@ def test_a_frozen_server_is_noticed_and_the_stream_goes_on_once_it_thaws(
 
 def test_a_watcher_of_a_frozen_server_stops_all_the_same(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cursor, "PATIENCE", 0.05)
+    monkeypatch.setattr(cursor, "ANSWERING", 0.05)
     with Watched(failing, max_reconnect_attempts=0, max_backoff=0.01) as watched:
         failing.replica_set.freeze(0)
         try:
@@ -212,6 +214,7 @@ def test_a_silent_command_is_waited_for_no_longer_than_it_takes_because_of_a_sil
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cursor, "PATIENCE", 0.7)
+    monkeypatch.setattr(cursor, "ANSWERING", 0.7)
     silent = {"blockConnection": True, "blockTimeMS": 1000, "errorCode": 6}
     failing.fail({"times": 2}, failCommands=["aggregate", "ping"], **silent)
     with Watched(failing) as watched:
