@@ -26,6 +26,24 @@ def store_path(tmp_path: Path) -> str:
     return str(tmp_path / "tokens.db")
 
 
+@pytest.fixture(scope="module")
+def failing_server() -> Iterator[Any]:
+    """A server that can be told to fail, and a client of it."""
+    from rigatoni.mongod import ReplicaSet
+
+    with ReplicaSet(parameters={"enableTestCommands": True}) as replica_set, MongoClient(replica_set.uri) as client:
+        yield replica_set, client
+
+
+@pytest.fixture
+def failing(failing_server: Any) -> Iterator[Any]:
+    """A server that fails for one client, and recovers after the test."""
+    from failing import Failing
+
+    with Failing(*failing_server) as failing:
+        yield failing
+
+
 def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait cooperatively for a condition; the time is only the end of patience."""
     deadline = monotonic() + timeout

@@ -5,8 +5,6 @@ https://github.com/mongodb/mongo/wiki/The-%22failCommand%22-fail-point
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -71,13 +69,6 @@ class Failing:
             [{"$currentOp": {"idleCursors": True}}, {"$match": {"cursor.originatingCommand.$db": self.name}}]
         )
         return list(found)
-
-
-@contextmanager
-def failing_server() -> Iterator[tuple[ReplicaSet, MongoClient[Any]]]:
-    with ReplicaSet(parameters={"enableTestCommands": True}) as replica_set:
-        with MongoClient(replica_set.uri) as client:
-            yield replica_set, client
 
 
 class Watched(Hooks):

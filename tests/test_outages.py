@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
 from conftest import wait_until
-from failing import Failing, Watched, failing_server
+from failing import Failing, Watched
 from programs import run_program
 
 from rigatoni import cursor
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with failing_server() as found:
-        yield found
-
-
-@pytest.fixture
-def failing(server: Any) -> Iterator[Failing]:
-    """A server that fails for one client, and recovers after the test."""
-    with Failing(*server) as failing:
-        yield failing
 
 
 def told_of_the_stream(caplog: pytest.LogCaptureFixture) -> list[str]:

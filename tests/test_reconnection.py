@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 from conftest import wait_until
-from failing import AFTER, BEFORE, Failing, Watched, failing_server
+from failing import AFTER, BEFORE, Failing, Watched
 from listening import Commands
 from pymongo import MongoClient
 
@@ -24,19 +23,6 @@ from rigatoni.retry import UNKNOWN_ATTEMPTS
 
 #: The server injects this one only with further information (40671).
 CODES = sorted(RESUMABLE_CODES - {13388})
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with failing_server() as found:
-        yield found
-
-
-@pytest.fixture
-def failing(server: Any) -> Iterator[Failing]:
-    """A server that fails for one client, and recovers after the test."""
-    with Failing(*server) as failing:
-        yield failing
 
 
 @pytest.mark.parametrize("point", [BEFORE, AFTER])

@@ -11,26 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from failing import AFTER, Failing, Watched, failing_server
+from failing import AFTER, Failing, Watched
 from listening import Commands, keys, place, take
 from pymongo import MongoClient
 
 from rigatoni import ChangeStreamConfig, ChangeStreamListener
 
 CONFIG = ChangeStreamConfig(max_await_time=0.1, initial_backoff=0.001)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    with failing_server() as found:
-        yield found
-
-
-@pytest.fixture
-def failing(server: Any) -> Iterator[Failing]:
-    """A server that fails for one client, and recovers after the test."""
-    with Failing(*server) as failing:
-        yield failing
 
 
 @pytest.fixture
