@@ -13,7 +13,9 @@ from pymongo import UpdateOne
 #: Documents and their changes: all different, even, and skewed (the square of a random number picks the document).
 KEYS = {"8,000 documents": 8000, "400 documents": 400, "400 documents, skewed": -400}
 LANES = (10, 50, 200, 1000)
-WAITS = (0.001, 0.005, 0.05)
+#: Seconds, and which share of the changes is replayed with such a handler.
+WAITS = {0.001: 1.0, 0.005: 1.0, 0.05: 0.25}
+CHANGES = 8000
 
 
 def change(client: Any, name: str, documents: int, count: int, seed: int = 1) -> None:
@@ -32,14 +34,15 @@ def change(client: Any, name: str, documents: int, count: int, seed: int = 1) ->
 def main(scale: float = 1.0, count: int = 5) -> None:
     """Print a table for each wait."""
     report = Report("concurrency")
-    changes, alone = int(8000 * scale), int(200 * scale)
+    alone = int(200 * scale)
     with server() as client:
         begun = now(client)
         for nth, documents in enumerate(KEYS.values()):
-            change(client, f"changed_{nth}", documents, changes)
+            change(client, f"changed_{nth}", documents, int(CHANGES * scale))
         change(client, "alone", alone, alone)
         given = {"uri": uri_of(client), "begun": begun}
-        for wait in WAITS:
+        for wait, share in WAITS.items():
+            changes = int(CHANGES * scale * share)
             run = partial(python, "waiting.py", patched=True, wait=wait, **given)
             contestants: dict[str, Contestant] = {
                 "one at a time": partial(run, lanes=1, collection="alone", count=alone)
