@@ -108,8 +108,15 @@ class Soak:
                 watcher.check()
             return not missing(self.writes, {note.change for note in self.notes.all()})
 
-        # Less often, because each look goes through all notes.
-        wait_until(handled, "every acknowledged write is handled", pause=0.5)
+        # A backlog takes as long as it takes; only one that no longer shrinks is given up. Less often, because each
+        # look goes through all notes.
+        while not handled():
+            known = len(self.notes.all())
+            wait_until(
+                lambda known=known: len(self.notes.all()) > known,
+                "every acknowledged write is handled",
+                pause=0.5,
+            )
 
 
 def table(soak: Soak, verdict: Verdict) -> str:
