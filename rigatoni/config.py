@@ -167,13 +167,14 @@ class ChangeStreamConfig(_Backoff):
         """Build from an environment or a Flask configuration: ``RIGATONI_BATCH_SIZE`` is `batch_size`.
 
         Text is converted by the field's type (pipeline, collation, comment and resume token are JSON); an empty text
-        counts as not set. Names that are no option of this class are left alone, and listed in one WARNING, so that
+        counts as not set. Names that rigatoni does not know are left alone, and listed in one WARNING, so that
         misspelt ones are found.
 
-        :param known: further whole names that may stand there; ``*`` stands for anything (``"RIGATONI_RETRY_*"``).
+        :param known: further whole names that may stand there; ``*`` stands for anything (``"RIGATONI_MY_*"``).
         :raises ConfigurationError: naming the key, never the value.
         """
-        return _from_mapping(cls, mapping, prefix, known)
+        others = ("URI", "MONGOD", *(f"RETRY_{knob.name.upper()}" for knob in fields(RetryPolicy)))
+        return _from_mapping(cls, mapping, prefix, (*known, *(prefix + name for name in others)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +204,8 @@ class RetryPolicy(_Backoff):
 
 def _from_mapping(cls: type[T], mapping: Mapping[str, Any], prefix: str, known: Iterable[str]) -> T:
     knobs = {prefix + knob.name.upper(): knob for knob in fields(cls)}
-    allowed = (*knobs, *known)
     given = [key for key in mapping if isinstance(key, str) and key.startswith(prefix)]
-    unknown = [repr(key) for key in given if not any(fnmatchcase(key, name) for name in allowed)]
+    unknown = [repr(key) for key in given if not any(fnmatchcase(key, name) for name in (*knobs, *known))]
     if unknown:
         logger.warning("unknown settings are ignored, misspelt? %s", ", ".join(sorted(unknown)))
     values: dict[str, Any] = {}

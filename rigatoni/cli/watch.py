@@ -132,7 +132,7 @@ def _ready(database: str | None) -> Hooks:
 def _config(full_document: str | None, pipeline: str | None, operations: tuple[str, ...]) -> ChangeStreamConfig:
     from rigatoni import ChangeStreamConfig
 
-    config = ChangeStreamConfig.from_mapping(os.environ, known=("RIGATONI_URI", "RIGATONI_MONGOD", "RIGATONI_RETRY_*"))
+    config = ChangeStreamConfig.from_mapping(os.environ)
     if full_document is not None:
         config = replace(config, full_document=full_document)
     if pipeline is not None:
