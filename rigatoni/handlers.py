@@ -151,10 +151,10 @@ class Handlers:
         chosen = (
             self._lookup(event.database, event.collection, event.operation)
             if handler is None
-            else (self._named(handler),)
+            else (self._named(handler, event),)
         )
         for each in chosen:
-            if each.wants(event.raw):
+            if handler is not None or each.wants(event.raw):
                 # Without a stream an ack() has nothing to acknowledge.
                 is_right = isinstance(event, AckableEvent) or not each.manual
                 mine = event if is_right else AckableEvent(event.raw, lambda: None)
@@ -191,10 +191,11 @@ class Handlers:
     def _lookup(self, database: str | None, collection: str | None, operation: str) -> tuple[Handler, ...]:
         return tuple(handler for handler in self._handlers if handler.matches(database, collection, operation))
 
-    def _named(self, name: str) -> Handler:
-        for handler in self._handlers:
-            if handler.name == name:
-                return handler
-        raise ConfigurationError(
-            f"there is no handler {name!r}: there are {', '.join(handler.name for handler in self._handlers) or 'none'}"
-        )
+    def _named(self, name: str, event: ChangeEvent) -> Handler:
+        named = [handler for handler in self._handlers if handler.name == name]
+        if not named:
+            known = ", ".join(handler.name for handler in self._handlers) or "none"
+            raise ConfigurationError(f"there is no handler {name!r}: there are {known}")
+        # Stacked decorators make several of one function. A letter is handed over also where none would match any more.
+        place = event.database, event.collection, event.operation
+        return next((each for each in named if each.matches(*place) and each.wants(event.raw)), named[0])

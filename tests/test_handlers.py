@@ -495,3 +495,24 @@ def test_dispatch_to_a_handler_that_is_not_there_names_those_that_are() -> None:
 
     with pytest.raises(ConfigurationError, match="no handler 'gone'.*test_handlers:handle"):
         watcher.dispatch(update(), handler="gone")
+
+
+def test_a_letter_is_replayed_by_the_one_of_stacked_decorators_that_it_is_for() -> None:
+    calls: list[Any] = []
+    watcher = Watcher(database="shop")
+
+    @watcher.on("update", collection="orders", fields="a")
+    @watcher.on_batch("delete", collection="orders")
+    @watcher.on("update", collection="customers", fields="b")
+    def note(event: Any) -> None:
+        calls.append(event)
+
+    replayed = ChangeEvent(update(updatedFields={"a": 1}))
+    watcher.dispatch(replayed, handler=name_of(note))
+    assert calls == [replayed]
+
+    # Nor is it passed over in silence when the registration has changed since.
+    calls.clear()
+    forsaken = ChangeEvent(update(updatedFields={"c": 1}))
+    watcher.dispatch(forsaken, handler=name_of(note))
+    assert calls == [forsaken]
