@@ -33,6 +33,8 @@ OWN_OPTIONS: dict[str, Any] = {
     "connectTimeoutMS": 5000,
 }
 
+LOAD_BALANCED = "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
+
 
 class StickyServer:
     """Choose the server of last time as long as it is eligible.
@@ -62,9 +64,7 @@ def connect(uri: URI, name: str) -> Client:
     """
     said = _said(uri)
     if "loadbalanced=true" in said:
-        raise ConfigurationError(
-            "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
-        )
+        raise ConfigurationError(LOAD_BALANCED)
     options = {key: value for key, value in OWN_OPTIONS.items() if key.lower() not in said}
     if "appname" not in said:
         options["appName"] = f"rigatoni {name}"
@@ -95,14 +95,19 @@ def warn_of(client: Client, made_by: int) -> None:
     """Log one WARNING that names the settings of a client passed in that weaken a promise.
 
     :param made_by: the process that handed the client over.
+    :raises ConfigurationError: for loadBalanced=true.
     """
     options, weak = client.options, []
+    if options.load_balanced:
+        raise ConfigurationError(LOAD_BALANCED)
     if options.pool_options.max_pool_size is not None:
         weak.append(f"maxPoolSize={options.pool_options.max_pool_size} (each stream holds a connection while it waits)")
     if options.server_selection_timeout > 5:
         weak.append(
             f"serverSelectionTimeoutMS={options.server_selection_timeout * 1000:.0f} (a planned restart costs as long)"
         )
+    if options.pool_options.socket_timeout is not None or options.timeout is not None:
+        weak.append("socketTimeoutMS or timeoutMS (a server that searches its oplog is silent for longer)")
     if client.read_preference != ReadPreference.PRIMARY:
         weak.append(
             f"read preference {client.read_preference.name} (a getMore may reach a server that has not the cursor)"

@@ -189,6 +189,7 @@ class Life:
         if not self._lease.take():
             self._settle("standby")
             self._lease.wait()
+            self.state = "starting"
         self._saver = Saver(settings.store, settings.name, self._pipes, settings.save_interval, self._status, self.stop)
         self._killable.append(self._spawn(self._saver.run))
         self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop)
@@ -251,13 +252,11 @@ class Life:
                 return
             self.left.set()
             gevent.killall(self._killable)
-            gevent.joinall(
-                [greenlet for greenlet in self._told if greenlet is not gevent.getcurrent()], timeout=CLOSING
-            )
+            gevent.joinall([each for each in self._told if each is not gevent.getcurrent()], timeout=CLOSING)
             self._save_at_last()
-            closing = [gevent.spawn(pipe.close, self.error) for pipe in self._pipes]
-            gevent.joinall(closing, timeout=CLOSING)
             if self._opening is not None:
+                closing = [gevent.spawn(pipe.close, self.error) for pipe in self._opening.opened]
+                gevent.joinall(closing, timeout=CLOSING)
                 self._opening.close(CLOSING)
         except BaseException as error:
             self.fail(error)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import pymongo
@@ -42,6 +43,7 @@ class Opening:
     :param calls: how blocking calls are made.
     :param fail: called when a lane ends as it should not.
     :param stop: gives everything up.
+    :ivar opened: what is open, and to be closed; also when another stream cannot be opened.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Opening:
         self._fail = fail
         self._stop = stop
         self._process = os.getpid()
+        self.opened: list[Pipe] = []
         self._is_own = isinstance(settings.client, URI)
         self._client = self._patiently(self._connect)
 
@@ -65,12 +68,14 @@ class Opening:
         stored = settings.store.load(settings.name)
         cluster = self._patiently(lambda: Cluster.ask(self._client))
         check_positions(stored, cluster, settings.store.location)
-        opened = []
-        for plan in self._plans:
-            pipe = self._pipe(plan, stored, cluster)
-            self._open(pipe, self._start(pipe.resumption.start, plan, cluster))
-            opened.append(pipe)
-        return opened
+        made = [(plan, self._pipe(plan, stored, cluster)) for plan in self._plans]
+        self._tell_of_starts(made)
+        for plan, pipe in made:
+            found = pipe.resumption.start
+            begin = partial(starting_point, plan.start_at, self._client, cluster)
+            self._open(pipe, self._calls.run(begin, self._stop) if found is None else found)
+            self.opened.append(pipe)
+        return self.opened
 
     def find_oldest(self) -> Timestamp:
         """Read the cluster time of the oldest change that the oplog still holds; blocks."""
@@ -116,17 +121,18 @@ class Opening:
 
         return reconnecting(call, self._settings.config, self._stop, tell, is_first=True)()
 
-    def _start(self, found: Position | None, plan: Plan, cluster: Cluster) -> Position | None:
-        if found is not None:
-            if plan.start_at is not None:
+    def _tell_of_starts(self, made: Sequence[tuple[Plan, Pipe]]) -> None:
+        new = [plan for plan, pipe in made if pipe.resumption.start is None and plan.start_at is None]
+        for plan, pipe in made:
+            if pipe.resumption.start is not None and plan.start_at is not None:
                 logger.info("stream %r goes on where it was: start_at is not used", plan.scope)
-            return found
-        if plan.start_at is None:
-            where = self._settings.store.location
+        if new:
             logger.warning(
-                "stream %r starts from now: nothing is stored for %r in %s", plan.scope, self._settings.name, where
+                "watcher %r starts from now: %s holds nothing for it (streams: %s)",
+                self._settings.name,
+                self._settings.store.location,
+                ", ".join(repr(plan.scope) for plan in new),
             )
-        return self._calls.run(lambda: starting_point(plan.start_at, self._client, cluster), self._stop)
 
     def _open(self, pipe: Pipe, position: Position | None) -> None:
         try:

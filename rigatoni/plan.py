@@ -9,7 +9,7 @@ from typing import Any
 
 from .config import ChangeStreamConfig
 from .errors import ConfigurationError
-from .registration import EXPANDED_OPERATIONS, Handler, is_count, is_glob
+from .registration import EXPANDED_OPERATIONS, Handler, check_database, is_count, is_glob
 from .selection import Namespace, Selection, select
 
 Lookup = Callable[[str | None, str | None, str], Sequence[Handler]]
@@ -51,8 +51,7 @@ def watched(
         raise ConfigurationError(
             f"watch({collection!r}) needs database=, for this watcher watches the whole deployment"
         )
-    if own is not None and home != own:
-        raise ConfigurationError(f"watch({collection!r}, database={database!r}): this is a watcher of {own!r}")
+    check_database(database, own)
     if not isinstance(collection, str) or not collection or "{" in home + collection or "\0" in collection:
         raise ConfigurationError(
             f"watch({collection!r}): the server opens no cursor on exactly this name; "

@@ -150,7 +150,7 @@ def checked(
     fields = _names("fields", options.get("fields"))
     if fields and operations and "update" not in operations:
         raise ConfigurationError("fields= is about updates: add 'update' to the operations")
-    _check_database(options.get("database"), own_database)
+    check_database(options.get("database"), own_database)
     _check_choices(options)
     collections = _names("collection", options.get("collection"))
     return Handler(
@@ -169,7 +169,8 @@ def checked(
     )
 
 
-def _check_database(database: object, own: str | None) -> None:
+def check_database(database: object, own: str | None) -> None:
+    """Refuse a ``database=`` that is no name of one, or not the watcher's own."""
     if database is None:
         return
     if not isinstance(database, str) or not database or "." in database or "\0" in database:

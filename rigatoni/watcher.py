@@ -181,7 +181,8 @@ class Watcher(Handlers):
             raise
         if life.error is not None:
             raise life.error
-        return life.state
+        # The first may end at this very moment, so that the take-over begins.
+        return "standby" if life.state == "starting" else life.state
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Stop reading, forget what was read ahead, let running handlers return, save, release the name.
@@ -276,7 +277,8 @@ class Watcher(Handlers):
 
     def _say_what_has_no_effect(self) -> None:
         asked = any((handler.concurrency or 1) > 1 or handler.timeout for handler in self._handlers)
-        if (asked or self._settings.concurrency > 1) and not is_patched():
+        lanes = max([self._settings.concurrency, *(watch.concurrency or 1 for watch in self._watches.values())])
+        if (asked or lanes > 1) and not is_patched():
             logger.warning(
                 "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and "
                 "timeout= have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"

@@ -161,6 +161,15 @@ def test_a_take_over_that_fails_ends_in_failed(make: Make, first: Program, caplo
     assert next_one.start() == "running"
 
 
+def test_who_takes_over_and_finds_no_server_is_no_longer_standing_by(make: Make, first: Program) -> None:
+    watcher = make(client="mongodb://127.0.0.1:9/", config=ChangeStreamConfig(max_reconnect_attempts=0))
+    standing_by(watcher)
+    first.kill()
+    wait_until(lambda: watcher.state == "starting")
+    wait_until(lambda: (watcher.store.status("parcels") or {}).get("state") == "starting")
+    assert watcher.stop() and watcher.state == "stopped"
+
+
 def test_another_name_or_another_store_does_not_stand_by(
     database: Any, make: Make, first: Program, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from bson import Timestamp
+from pymongo import MongoClient
 
 from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, RetryPolicy, SQLiteStore, Watcher
 from rigatoni.errors import StreamError
@@ -19,16 +20,15 @@ def handle(event: Any) -> None:
     """A handler like any other."""
 
 
-class Offline:
-    """Neither a client nor text."""
-
-
 @pytest.mark.parametrize(
     ("options", "mend"),
     [
         ({"client": "localhost:27017"}, "begins with mongodb://"),
         ({"client": "http://localhost"}, "begins with mongodb://"),
         ({"client": "mongodb://"}, "mongodb://user:password@host"),
+        ({"client": None}, "a URI or a MongoClient, not NoneType"),
+        ({"client": b"mongodb://localhost"}, "a URI or a MongoClient, not bytes"),
+        ({"client": MongoClient(CLOSED, connect=False).shop}, "a URI or a MongoClient, not Database"),
         ({"name": ""}, "letters, digits, dot, underscore and hyphen"),
         ({"name": "a b"}, "letters, digits, dot, underscore and hyphen"),
         ({"name": "a/b"}, "letters, digits, dot, underscore and hyphen"),
@@ -131,6 +131,9 @@ def test_a_watch_of_a_deployment_says_of_which_database() -> None:
     watcher = Watcher(CLOSED, store=MemoryStore())
     with pytest.raises(ConfigurationError, match="database="):
         watcher.watch("orders")
+    for wrong in ("a.b", "a\0b", 5):
+        with pytest.raises(ConfigurationError, match="the name of one database"):
+            watcher.watch("orders", wrong)  # type: ignore[arg-type]
     watcher.watch("orders", "shop")
     watcher.watch("orders", "store")
 
