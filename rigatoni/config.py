@@ -185,7 +185,7 @@ class RetryPolicy(_Backoff):
     :param initial_backoff: the wait after the first failure, in seconds; default 0.1.
     :param max_backoff: the longest wait, in seconds; default 30.
     :param backoff_jitter: the spread of a wait as a share of it, 0 to 1; default 0.1.
-    :param retry_on: an exception class or a tuple of them, ``gevent.Timeout`` too; any other failure is final.
+    :param retry_on: an exception class (default Exception, timeouts too) or a tuple of them; other failures are final.
     :raises ConfigurationError: for a value that can never work.
     """
 

@@ -135,9 +135,9 @@ class ResumeTokenPersistenceError(StreamError):
 
 
 class HandlerError(StreamError):
-    """Raised when a handler failed for good and its ``on_error`` is "stop".
+    """Raised when a handler failed for good and its ``on_error`` is "stop", or was ended by what is no Exception.
 
-    :param event: the event it failed on, or the list of them.
+    :param event: the event it failed on; None when a greenlet of the watcher was killed.
     """
 
     category = "handler"

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
+from inspect import iscoroutinefunction, ismethod
 from typing import Any
 
 import gevent
@@ -104,10 +104,9 @@ def chained(hooks: Iterable[Hooks]) -> HookChain:
 def _check_objects(client: object, store: object, retry: object) -> None:
     if isinstance(client, ConfigurationError):
         raise client
-    # By what it does, so that tests can bring their own; asked of the class, because to a Database every name is one of
-    # a collection.
-    close = None if isinstance(client, URI) else getattr(type(client), "close", None)
-    if not isinstance(client, URI) and (not callable(close) or iscoroutinefunction(close)):
+    # By what it does, so that tests can bring their own; to a Database every name is one of a collection.
+    close = getattr(client, "close", None)
+    if not isinstance(client, URI) and (not ismethod(close) or iscoroutinefunction(close)):
         raise ConfigurationError(f"client must be a URI or a MongoClient, not {type(client).__name__}")
     if not isinstance(store, TokenStore):
         raise ConfigurationError(f"store must be a path or an object of a subclass of TokenStore, not {store!r}")

@@ -38,16 +38,17 @@ class Watcher(Handlers):
 
     Nothing is opened before :meth:`start`, so that a module that is imported before a fork is harmless.
 
-    :param client: a URI, or a ``MongoClient``, which is used as it is and never closed.
-    :param database: None watches the whole deployment, also when the URI names a database.
-    :param name: who this consumer is; one process per name and store is active, the others stand by.
+    :param client: a URI (default "mongodb://localhost:27017"), or a ``MongoClient``, which is used as it is and never
+        closed.
+    :param database: None (default) watches the whole deployment, also when the URI names a database.
+    :param name: who this consumer is; one process per name and store is active, the others stand by. Default "default".
     :param store: a path of an SQLite file, or a :class:`TokenStore`; default "rigatoni.db".
-    :param config: a :class:`ChangeStreamConfig`.
+    :param config: a :class:`ChangeStreamConfig`; None is one with its defaults.
     :param concurrency: lanes of each collection; default 1.
     :param max_in_flight: events per stream that are read and not yet covered by the finished prefix; default 10,000.
-    :param retry: a :class:`RetryPolicy` for handlers that fail.
+    :param retry: a :class:`RetryPolicy` for handlers that fail; None is one with its defaults.
     :param on_error: when retries are spent: "dead_letter" (default), "stop" or "skip".
-    :param save_interval: seconds between two saves; default 0.1.
+    :param save_interval: seconds between two saves; default 0.1, and more than 1 counts as 1.
     :param start_at: where to begin when nothing is stored: None (now), "earliest", a ``bson.Timestamp``, an aware
         ``datetime``, a ``timedelta`` back from now, or a resume token.
     :param on_invalidate: "resume" (default) goes on after a drop, rename or dropDatabase of what is watched; "stop"
@@ -190,8 +191,8 @@ class Watcher(Handlers):
         An event whose handler returned but whose manual ``ack()`` has not come by then is not waited for: it comes
         again at the next start, as does what overtook it.
 
-        :param timeout: seconds that running handlers get; they are not killed, and their events come again at the next
-            start.
+        :param timeout: seconds that running handlers get, default 10; they are not killed, and their events come again
+            at the next start.
         :returns: True if all of them returned. From inside a handler it returns False at once, and the watcher stops
             after the handler returned.
         """

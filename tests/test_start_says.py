@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pymongo import MongoClient
 from watchers import Make, collecting, messages, watchers
 
 from rigatoni import ConfigurationError, Hooks
+from rigatoni.client import warn_of
 
 
 @pytest.fixture
@@ -80,6 +82,13 @@ def test_a_client_that_is_passed_in_is_used_as_it_is_and_one_warning_says_what_i
             assert not options or told in warnings[0]
         # It is not closed.
         client.admin.command("ping")
+
+
+def test_a_client_that_was_made_before_a_fork_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    client = MongoClient("mongodb://127.0.0.1:9/", maxPoolSize=None, serverSelectionTimeoutMS=5000, connect=False)
+    warn_of(client, made_by=os.getppid())
+    (warning,) = messages(caplog, logging.WARNING)
+    assert "made before a fork" in warning
 
 
 def test_load_balanced_is_refused_in_a_uri_and_in_a_client(make: Make) -> None:

@@ -46,10 +46,10 @@ class SQLiteStore(TokenStore):
     Beside it lie ``-wal`` and ``-shm`` (SQLite's own) and one ``.<name>.lock`` for each consumer. Another program's or
     a later version's database, a damaged one, and one on a network file system are refused and left as they are.
 
-    :param path: of the file, made absolute now; ``~`` is the home directory. The file is made when it is opened, its
-        directory is not.
+    :param path: of the file (default "rigatoni.db"), made absolute now; ``~`` is the home directory. The file is made
+        when it is opened, its directory is not.
     :param patience: how long a method tries again while another process has the file locked, or its disk is full, in
-        seconds. Greenlets go on meanwhile.
+        seconds; default 30. Greenlets go on meanwhile.
     :raises ConfigurationError: when the path cannot be one.
 
     https://www.sqlite.org/wal.html
