@@ -34,6 +34,7 @@ OWN_OPTIONS: dict[str, Any] = {
 }
 
 LOAD_BALANCED = "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
+IMPATIENT = "a server without news, or one that searches its oplog, may be silent for longer"
 
 
 class StickyServer:
@@ -65,6 +66,8 @@ def connect(uri: URI, name: str) -> Client:
     said = _said(uri)
     if "loadbalanced=true" in said:
         raise ConfigurationError(LOAD_BALANCED)
+    for limit in said & {"sockettimeoutms", "timeoutms"}:
+        logger.warning("the URI sets %s, which can end the stream again and again: %s; leave it out", limit, IMPATIENT)
     options = {key: value for key, value in OWN_OPTIONS.items() if key.lower() not in said}
     if "appname" not in said:
         options["appName"] = f"rigatoni {name}"
@@ -107,7 +110,7 @@ def warn_of(client: Client, made_by: int) -> None:
             f"serverSelectionTimeoutMS={options.server_selection_timeout * 1000:.0f} (a planned restart costs as long)"
         )
     if options.pool_options.socket_timeout is not None or options.timeout is not None:
-        weak.append("socketTimeoutMS or timeoutMS (a server that searches its oplog is silent for longer)")
+        weak.append(f"socketTimeoutMS or timeoutMS ({IMPATIENT})")
     if client.read_preference != ReadPreference.PRIMARY:
         weak.append(
             f"read preference {client.read_preference.name} (a getMore may reach a server that has not the cursor)"

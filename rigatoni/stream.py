@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
 from bson.errors import BSONError
-from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, NetworkTimeout, PyMongoError
 
 from .config import ChangeStreamConfig
 from .cursor import Cursor
@@ -212,8 +212,8 @@ class Stream:
     def _guards(self, error: Exception) -> bool:
         """Let the server cut what it cannot send, where that may help; tell whether it surely does."""
         # A reply that only its resume token makes too large gets no error: the server hangs up, at every reopening.
-        is_cut_off = isinstance(error, ConnectionFailure) and StreamError.from_pymongo(error).code is None
-        hangs_up = self._is_unheard and is_cut_off
+        is_cut_off = isinstance(error, ConnectionFailure) and not isinstance(error, NetworkTimeout)
+        hangs_up = self._is_unheard and is_cut_off and StreamError.from_pymongo(error).code is None
         self._hang_ups = self._hang_ups + 1 if hangs_up else 0
         was_guarded, is_too_large = self._cursor.guarded, is_oversize(error)
         self._cursor.guarded = self._on_oversize == "stub" and (is_too_large or hangs_up)

@@ -13,7 +13,7 @@ from conftest import wait_until
 from pymongo import MongoClient
 from watchers import Make, collecting, messages, watchers
 
-from rigatoni import ConfigurationError, Hooks
+from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MaxReconnectAttemptsExceededError
 from rigatoni.client import warn_of
 
 
@@ -89,6 +89,20 @@ def test_a_client_that_was_made_before_a_fork_is_warned_of(caplog: pytest.LogCap
     warn_of(client, made_by=os.getppid())
     (warning,) = messages(caplog, logging.WARNING)
     assert "made before a fork" in warning
+
+
+def test_a_limit_in_the_uri_that_ends_quiet_streams_is_warned_of_and_blamed(
+    make: Make, mongodb_replica_set: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    patience = ChangeStreamConfig(max_reconnect_attempts=2, initial_backoff=0.01)
+    watcher = make(client=f"{mongodb_replica_set.uri}&socketTimeoutMS=200", start_at=timedelta(0), config=patience)
+    collecting(watcher, "insert")
+    watcher.start()
+    with pytest.raises(MaxReconnectAttemptsExceededError, match="socketTimeoutMS: 200") as caught:
+        watcher.join(60)
+    # A server that hangs up is one that cannot send its reply; this one was only not waited for.
+    assert "hangs up" not in str(caught.value)
+    assert "the URI sets sockettimeoutms" in messages(caplog, logging.WARNING)[0]
 
 
 def test_load_balanced_is_refused_in_a_uri_and_in_a_client(make: Make) -> None:
