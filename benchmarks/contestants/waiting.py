@@ -23,6 +23,9 @@ def handle(event):
     global left, began
     began = began or time.perf_counter()
     time.sleep(given["wait"])
+    if not left:
+        # There are more changes than were asked for.
+        return
     seen[event.document_key["_id"]].append(event.update_description.updated_fields["change"])
     left -= 1
     if not left:
