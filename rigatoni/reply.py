@@ -6,6 +6,7 @@ While this reply is decoded and handled the server already works on the next one
 from __future__ import annotations
 
 import gc
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,6 +34,9 @@ _int64 = struct.Struct("<q").unpack_from
 _FIXED = {0x01: 8, 0x06: 0, 0x07: 12, 0x08: 1, 0x09: 8, 0x0A: 0, 0x10: 4, 0x11: 8, 0x12: 8, 0x13: 16, 0x7F: 0, 0xFF: 0}
 _COUNTED = {0x02: 4, 0x03: 0, 0x04: 0, 0x05: 5, 0x0C: 16, 0x0D: 4, 0x0E: 4, 0x0F: 0}
 _REGEX = 0x0B
+#: One entry for each thread that keeps the garbage collector from looking. Whoever does ends it, in any order, so that
+#: threads that decode at the same time never leave it off; a list, because its methods are atomic.
+_pauses: list[None] = []
 
 
 class Reply:
@@ -92,16 +96,19 @@ class Reply:
         return events, end, size
 
     def _decode(self, data: bytes) -> Any:
-        # Nothing of a reply is garbage while it is decoded, and looking for some takes longer than decoding.
-        collects = gc.isenabled()
-        gc.disable()
+        # Nothing of a reply is garbage while it is decoded, and looking for some costs a third of the time.
+        pauses = gc.isenabled() or bool(_pauses)
+        if pauses:
+            _pauses.append(None)
+            gc.disable()
         try:
             return bson.decode(data, self._codec)
         except (InvalidBSON, OverflowError, ValueError):
             return self._decode_tolerantly(data)
         finally:
-            if collects:
+            if pauses:
                 gc.enable()
+                _pauses.pop()
 
     def _decode_tolerantly(self, data: bytes) -> Any:
         # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream. What the
@@ -138,3 +145,13 @@ def _end(kind: int, document: bytes, place: int) -> int:
         raise ConversionError(f"a reply of the server holds the type {kind:#x}, which is not one of BSON")
     counted: int = _int32(document, place)[0]
     return place + counted + _COUNTED[kind]
+
+
+def _collect_again() -> None:
+    # In a forked child the thread that was decoding is not there to say so.
+    if _pauses:
+        _pauses.clear()
+        gc.enable()
+
+
+os.register_at_fork(after_in_child=_collect_again)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import subprocess
+import threading
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import bson
@@ -23,7 +27,9 @@ from bson import (
     Regex,
     Timestamp,
 )
+from bson.codec_options import TypeDecoder, TypeRegistry
 from bson.raw_bson import RawBSONDocument
+from conftest import PYTHON
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -258,3 +264,57 @@ def test_bytes_that_nobody_can_read_are_a_conversion_error_without_the_bytes() -
 
     assert "secret" not in str(raised.value)
     assert raised.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_threads_that_decode_at_the_same_time_leave_the_garbage_collector_as_it_was(is_on: bool) -> None:
+    first, second = Decoding(), Decoding()
+    was = gc.isenabled()
+    (gc.enable if is_on else gc.disable)()
+    try:
+        for decoding in (first, second):
+            decoding.start()
+        assert not gc.isenabled()
+        for decoding in (first, second):
+            decoding.end()
+        assert gc.isenabled() is is_on
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_the_child_of_a_fork_amid_decoding_looks_for_garbage_again() -> None:
+    # In a process of its own, because pytest's has threads of others.
+    program = "from test_reply import Decoding; import gc, os; decoding = Decoding(); decoding.start(); "
+    program += (
+        "child = os.fork(); child or os._exit(gc.isenabled()); decoding.end(); print(os.waitpid(child, 0)[1] >> 8)"
+    )
+    found = subprocess.run(
+        [PYTHON, "-W", "ignore", "-c", program], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout == "1\n", found.stderr
+
+
+class Decoding(TypeDecoder):
+    """A thread that is amid decoding from :meth:`start` to :meth:`end`."""
+
+    bson_type = Decimal128
+
+    def __init__(self) -> None:
+        self._inside, self._leave = threading.Event(), threading.Event()
+        reply = a_reply(
+            a_cursor([an_event(1, {"amount": Decimal128("1")})]), CodecOptions(type_registry=TypeRegistry([self]))
+        )
+        self._thread = threading.Thread(target=lambda: list(reply.slices()))
+
+    def transform_bson(self, value: Any) -> Any:
+        self._inside.set()
+        self._leave.wait(60)
+        return value
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._inside.wait(60)
+
+    def end(self) -> None:
+        self._leave.set()
+        self._thread.join()
