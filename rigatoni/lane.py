@@ -150,9 +150,7 @@ class Lane:
         try:
             self._work()
         except GivenUp:
-            # What came before these barriers is not finished, so that nobody may pass them.
-            for barrier in [item for item in self.items if isinstance(item, Barrier)]:
-                barrier.cancel()
+            pass
         except StreamError as error:
             self._shared.fail(error)
         except BaseException as error:
@@ -165,6 +163,10 @@ class Lane:
             self._leave()
 
     def _leave(self) -> None:
+        for item in self.items:
+            # What came before this barrier is not finished, so that nobody may pass it.
+            if isinstance(item, Barrier):
+                item.cancel()
         self.greenlet = self.current = None
         self.is_live = False
         self._shared.live.discard(self)

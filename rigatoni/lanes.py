@@ -99,9 +99,9 @@ class Lanes:
 
     def unfinished(self) -> Iterator[tuple[str, ChangeEvent]]:
         """Name the handlers that are running, each with its event."""
-        for lane in self.live:
-            if lane.current is not None:
-                yield " and ".join(handler.name for handler in lane.current[3].handlers), ChangeEvent(lane.current[2])
+        # Asked from other threads too, while lanes come and go.
+        for _, _, raw, route in filter(None, [lane.current for lane in tuple(self.live)]):
+            yield " and ".join(handler.name for handler in route.handlers), ChangeEvent(raw)
 
     def _find_route(self, raw: Raw) -> tuple[Route, Any]:
         key = (*namespace_of(raw.get("ns")), str(raw.get("operationType", "")))

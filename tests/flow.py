@@ -122,7 +122,8 @@ class Flow(Handlers):
         self.lanes.forget(max(places, default=None))
 
     def _fail(self, error: BaseException) -> None:
-        # As a watcher does: the first failure is the end of it.
+        # As a watcher does: the first failure is the end of it, unless it is ending already.
         self.failures.append(error)
-        self.stop.set()
-        gevent.spawn(self.lanes.forget, None)
+        if not self.stop.is_set():
+            self.stop.set()
+            gevent.spawn(self.lanes.forget, None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import gevent
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from conftest import wait_until
 from flow import PATIENCE, Flow, at_once, barrier, event, insert
 from gevent.event import Event
 from hypothesis import given, settings
@@ -407,6 +410,54 @@ def test_a_barrier_that_fails_lets_go_the_lanes_that_wait_for_it() -> None:
 
     assert list(batch.done) == [HANDLED] * 20 + [0] * 21
     assert isinstance(flow.failures[0], HandlerError) and len(flow.failures) == 1
+
+
+def test_a_lane_that_fails_during_a_stop_lets_go_who_waits_for_it_at_a_barrier() -> None:
+    flow, gate, calls = Flow(concurrency=2, on_error="stop", retry=at_once(1)), Event(), []
+
+    @flow.on()
+    def handler(event: ChangeEvent) -> None:
+        if event["documentKey"]["_id"] == 1:
+            gate.wait(PATIENCE)
+            raise ValueError("broken")
+        calls.append(event.operation)
+
+    # The last one overtakes the barrier, so that the stop does not forget it.
+    batch = flow.put(insert(1), insert(2), barrier("drop"), insert(3, "parcels"))
+    wait_until(lambda: len(calls) == 2)
+    flow.end()
+    gate.set()
+    flow.settle()
+
+    assert calls == ["insert", "insert"] and list(batch.done) == [0, HANDLED, 0, HANDLED]
+    assert len(flow.failures) == 1
+
+
+def test_running_handlers_are_named_to_other_threads_while_lanes_come_and_go() -> None:
+    flow, ended, named = Flow(concurrency=50), [], []
+
+    @flow.on()
+    def handler(event: ChangeEvent) -> None:
+        gevent.sleep(0)
+
+    def ask() -> None:
+        try:
+            while not ended:
+                named.extend(name for name, _ in flow.lanes.unfinished())
+        except BaseException as error:
+            ended.append(error)
+
+    asking, interval = threading.Thread(target=ask), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        asking.start()
+        for _ in range(100):
+            flow.play(*map(insert, range(100)))
+        assert ended == [] and named
+    finally:
+        sys.setswitchinterval(interval)
+        ended.append(None)
+        asking.join()
 
 
 def test_a_stop_during_the_retries_of_a_barrier_lets_nobody_pass_it() -> None:
