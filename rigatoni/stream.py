@@ -195,7 +195,9 @@ class Stream:
         at = self._at
         if is_token_not_found(error) and at is not None and at.token is not None:
             logger.info("stream %r: its filter no longer lets its token through; going on by cluster time", self.scope)
-            self._floor, self._at = at, Position(None, at.cluster_time, at.fingerprint, at.cluster)
+            # What was read before an earlier rescue stays read, also when this one comes before it has passed that.
+            self._floor = at if self._floor is None else self._floor.later(at)
+            self._at = Position(None, at.cluster_time, at.fingerprint, at.cluster)
             return True
         if (
             not is_history_lost(error)
