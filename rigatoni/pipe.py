@@ -126,6 +126,8 @@ class Pipe:
         if token is not None and token is not self._token:
             self._token = token
             self._prefix = self._stream.position(token)
+            # A lane whose handler waits does not tell what it did before.
+            self._room.set()
         if self._prefix is None or self._prefix == self._saved:
             return self._prefix, {}
         return self._prefix, self.resumption.rows(self._prefix)

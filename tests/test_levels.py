@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
+import gevent
 import pytest
 from conftest import wait_until
 from watchers import Make, collecting, places, watchers
@@ -126,6 +129,38 @@ def test_a_stuck_collection_with_a_stream_of_its_own_holds_no_other(database: An
     database.orders.insert_many([{"_id": number} for number in range(20)])
     wait_until(lambda: len(seen) == 20 and len(kept) == 5)
     wait_until(lambda: [event.ack() for event in kept] and len(kept) == 20)
+
+
+def test_a_handler_that_waits_holds_the_stream_by_what_is_in_flight_and_not_by_what_it_has_finished(
+    database: Any, make: Make
+) -> None:
+    watcher, seen = make(max_in_flight=3), []
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = monotonic() + 20
+        while not condition() and monotonic() < deadline:
+            gevent.sleep(0.01)
+
+    @watcher.on("insert", collection="orders")
+    def order(event: Any) -> None:
+        number = event.document_key["_id"]
+        if number == 1:
+            wait_for(lambda: watcher.stats()["received"] == 5)
+        if number == 3:
+            # One finished, three to go, one of them not in flight yet.
+            wait_for(lambda: "parcel" in seen)
+        seen.append(number)
+
+    @watcher.on("insert", collection="parcels")
+    def parcel(event: Any) -> None:
+        seen.append("parcel")
+
+    watcher.start()
+    with database.client.start_session() as session, session.start_transaction():
+        database.orders.insert_many([{"_id": number} for number in (1, 2, 3, 4)], session=session)
+        database.parcels.insert_one({}, session=session)
+    wait_until(lambda: len(seen) == 5)
+    assert seen == [1, 2, "parcel", 3, 4]
 
 
 # -- what events carry
