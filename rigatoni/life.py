@@ -101,6 +101,7 @@ class Life:
 
     def over(self) -> None:
         """Tell whoever waits that nothing is left of it."""
+        self.state = "failed" if self.error is not None else "stopped"
         self.settled.set()
         self.ended.set()
 
@@ -266,8 +267,6 @@ class Life:
             self._settings.store.close()
         except BaseException as error:
             self.fail(error)
-        finally:
-            self.state = "failed" if self.error is not None else "stopped"
 
     def _let_lanes_end(self, deadline: float) -> None:
         for pipe in self._pipes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from typing import Any
 
 import pytest
 from conftest import wait_until
+from gevent.hub import Hub
 from watchers import Make, collecting, failing, messages, watchers
 
 from rigatoni import (
@@ -56,6 +58,22 @@ def test_a_second_start_is_refused_and_harms_nothing(database: Any, make: Make) 
     assert watcher.state == "running"
     database.orders.insert_one({"_id": 1})
     wait_until(lambda: seen == [1])
+
+
+def test_a_watcher_that_says_it_has_stopped_starts_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher, destroy = make(), Hub.destroy
+
+    def take_time(hub: Any, **options: Any) -> None:
+        time.sleep(0.1)
+        destroy(hub, **options)
+
+    # The last thing that its thread does.
+    monkeypatch.setattr(Hub, "destroy", take_time)
+    collecting(watcher)
+    watcher.start()
+    threading.Thread(target=watcher.stop).start()
+    wait_until(lambda: watcher.state == "stopped")
+    assert watcher.start() == "running"
 
 
 def test_of_two_starts_at_once_one_is_refused(make: Make) -> None:
