@@ -172,7 +172,7 @@ class _Failure:
         code = self.code
         if code in codes.HISTORY_LOST_CODES:
             mend = 'make the oplog larger, or go on with a gap by on_history_lost="now" or "earliest"'
-            return self._lost(f"the oplog no longer holds what comes after the stored position: {mend}")
+            return self._lost(f"the oplog no longer holds what comes after this position: {mend}")
         if code in codes.FATAL_CODES:
             return self._fatal()
         if self._blames_token():
