@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 
+from .errors import ConfigurationError
 from .hub import Flag, GivenUp
 from .stores import TokenStore
 
@@ -11,6 +13,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two questions; a take-over takes no longer than this after the other's end.
 INTERVAL = 0.5
+
+#: Who stands by: process, store and name. By process, because a forked child stands by for nobody.
+_standing_by: set[tuple[int, str, str]] = set()
 
 
 class Lease:
@@ -25,12 +30,27 @@ class Lease:
         self._store = store
         self._name = name
         self._stop = stop
+        self._entry: tuple[int, str, str] | None = None
         self.is_held = False
 
     def take(self) -> bool:
         """Ask once."""
         self.is_held = self.is_held or self._store.lock(self._name)
         return self.is_held
+
+    def stand_by(self) -> None:
+        """Enter the queue of this process.
+
+        :raises ConfigurationError: when another watcher of this process stands by for the name.
+        """
+        entry = os.getpid(), self._store.location, self._name
+        if entry in _standing_by:
+            raise ConfigurationError(
+                f"a watcher of this process stands by for {self._name!r} already: two watchers share one name and one "
+                "store; give one of them another name="
+            )
+        self._entry = entry
+        _standing_by.add(entry)
 
     def wait(self) -> None:
         """Ask until it is free.
@@ -46,6 +66,8 @@ class Lease:
 
     def give_back(self) -> None:
         """Free the name for others."""
+        if self._entry is not None:
+            _standing_by.discard(self._entry)
         if self.is_held:
             self._store.unlock(self._name)
             self.is_held = False

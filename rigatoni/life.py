@@ -188,6 +188,7 @@ class Life:
         settings.store.open()
         self._lease = Lease(settings.store, settings.name, self.stop)
         if not self._lease.take():
+            self._lease.stand_by()
             self._settle("standby")
             self._lease.wait()
             self.state = "starting"

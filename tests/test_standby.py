@@ -161,6 +161,18 @@ def test_a_take_over_that_fails_ends_in_failed(make: Make, first: Program, caplo
     assert next_one.start() == "running"
 
 
+def test_a_second_watcher_of_one_name_is_refused_while_the_first_of_this_process_stands_by(
+    make: Make, first: Program
+) -> None:
+    one, two = make(), make()
+    standing_by(one)
+    collecting(two, "insert")
+    with pytest.raises(ConfigurationError, match="stands by for 'parcels' already"):
+        two.start()
+    assert one.state == "standby" and one.stop()
+    assert two.start() == "standby"
+
+
 def test_who_takes_over_and_finds_no_server_is_no_longer_standing_by(make: Make, first: Program) -> None:
     watcher = make(client="mongodb://127.0.0.1:9/", config=ChangeStreamConfig(max_reconnect_attempts=0))
     standing_by(watcher)
