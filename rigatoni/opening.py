@@ -73,7 +73,7 @@ class Opening:
         for plan, pipe in made:
             found = pipe.resumption.start
             begin = partial(starting_point, plan.start_at, self._client, cluster)
-            self._open(pipe, self._calls.run(begin, self._stop) if found is None else found)
+            self._open(pipe, self._patiently(begin) if found is None else found)
             self.opened.append(pipe)
         return self.opened
 

@@ -74,13 +74,18 @@ class Failing:
 class Watched(Hooks):
     """A watcher of the orders that is told of its reconnections."""
 
-    def __init__(self, failing: Failing, *, client: Any = None, **config: Any) -> None:
+    def __init__(self, failing: Failing, *, client: Any = None, start_at: Any = None, **config: Any) -> None:
         self.attempts: list[tuple[str, int, float]] = []
         self.openings = 0
         self.seen: list[int] = []
         self.config = ChangeStreamConfig(**{"max_await_time": 0.1, "initial_backoff": 0.001, **config})
         self.watcher = Watcher(
-            client or failing.uri, failing.name, store=MemoryStore(), config=self.config, hooks=[self]
+            client or failing.uri,
+            failing.name,
+            store=MemoryStore(),
+            config=self.config,
+            start_at=start_at,
+            hooks=[self],
         )
         self.watcher.on("insert", collection="orders")(self._see)
         self._failing = failing

@@ -130,6 +130,16 @@ def test_start_waits_for_a_server_that_does_not_open_the_stream_yet(failing: Fai
     assert watched.numbers == [1, 2]
 
 
+def test_start_waits_for_a_server_that_does_not_tell_yet_how_far_back_its_history_goes(failing: Failing) -> None:
+    # Two of them the driver tries again by itself.
+    failing.fail({"times": 4}, "find", errorCode=6)
+    failing.insert(2)
+    with Watched(failing, start_at="earliest") as watched:
+        watched.wait_for_all()
+
+    assert watched.numbers == [1, 2]
+
+
 def test_reopening_that_fails_goes_on_counting_and_starts_at_the_same_place(failing: Failing) -> None:
     sent = Commands()
     with MongoClient(failing.uri, event_listeners=[sent]) as client, Watched(failing, client=client) as watched:
