@@ -193,15 +193,14 @@ class Calls:
                 call.fail(error)
         return call
 
-    def run(self, function: Callable[[], T], stop: Flag, timeout: float | None = None) -> T:
+    def run(self, function: Callable[[], T], stop: Flag) -> T:
         """Wait for a call.
 
         :param stop: gives the call up when set.
-        :param timeout: gives the call up after so many seconds; None waits for ever.
         :raises GivenUp: when the call was given up.
         """
         call = self.start(function)
-        wait_for_any((call.done, stop), timeout)
+        wait_for_any((call.done, stop))
         if not call.done.is_set():
             raise GivenUp("the call was given up")
         return call.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,6 @@ from .config import ChangeStreamConfig
 from .errors import ConfigurationError
 from .registration import EXPANDED_OPERATIONS, Handler, check_database, is_count, is_glob
 from .selection import Namespace, Selection, select
-
-Lookup = Callable[[str | None, str | None, str], Sequence[Handler]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,15 +144,6 @@ def _around(scope: str) -> tuple[str, str, str]:
     return scope, scope.partition(".")[0], ""
 
 
-def contains(scope: str, other: str) -> bool:
-    """Tell whether every namespace of `other` is one of `scope`; a scope contains itself.
-
-    :param scope: ``""``, a database, or ``database.collection``.
-    :param other: likewise.
-    """
-    return scope in _around(other)
-
-
 def narrowest(scope: str, among: Collection[str]) -> str | None:
     """Find the narrowest scope that contains `scope`: the row that governs it, or the stream that owns it.
 
