@@ -61,7 +61,11 @@ class _Waiter:
         if native_ident() == self._ident:
             self._event.set()
         else:
-            self._loop.run_callback_threadsafe(self._event.set)
+            try:
+                self._loop.run_callback_threadsafe(self._event.set)
+            except ValueError:
+                # Its hub is destroyed, such as that of a watcher whose handlers hang, and nobody waits there any more.
+                pass
 
 
 class Flag:

@@ -174,6 +174,23 @@ def test_setting_while_others_begin_and_end_to_wait_harms_nobody() -> None:
     assert [len(results) for _, results in (*flag_setters, *waiters)] == [1] * 5
 
 
+def test_who_waited_in_a_hub_that_is_gone_keeps_nobody_from_being_woken() -> None:
+    flag, over = Flag(), threading.Event()
+
+    def leave_somebody_waiting() -> None:
+        gevent.spawn(flag.wait)
+        gevent.sleep(0)
+
+    live(leave_somebody_waiting, "rigatoni test", over.set)
+    assert over.wait(PATIENCE)
+    waiting = gevent.spawn(flag.wait, PATIENCE)
+    awaited(flag, 2)
+
+    flag.set()
+
+    assert waiting.get(timeout=PATIENCE) is True
+
+
 # -- calls
 
 
