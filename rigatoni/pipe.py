@@ -19,7 +19,7 @@ from .delivery import Counts
 from .errors import StreamInvalidatedError
 from .events import ChangeEvent, namespace_of
 from .hooks import Hooks
-from .hub import Flag, GivenUp, wait_for_any
+from .hub import Flag, GivenUp, let_others_run, wait_for_any
 from .lanes import Lanes
 from .position import Position, Resumption
 from .registration import ENDING_OPERATIONS
@@ -116,7 +116,7 @@ class Pipe:
             self._caught_up = reply.is_empty
             for events, end, size in reply.slices():
                 self._put(events, end, size)
-                gevent.sleep(0)
+                let_others_run()
             if self._is_end(reply):
                 self._end()
 
