@@ -34,14 +34,18 @@ def run(target: str) -> None:
 
     monkey.patch_all()
     with fatal_errors_end_it():
-        watcher = _watcher(target)
+        watcher = watcher_of(target)
         # What the program has configured is left alone.
         if not logging.getLogger("rigatoni").hasHandlers():
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         watcher.run()
 
 
-def _watcher(target: str) -> Watcher:
+def watcher_of(target: str) -> Watcher:
+    """Import the watcher that MODULE:WATCHER names.
+
+    :raises click.UsageError: when there is none, naming the mend.
+    """
     from rigatoni import Watcher
 
     module_name, _, path = target.partition(":")
