@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .exits import NameHeldError, fatal_errors_end_it, warn_of_password
-from .table import word
+from .exits import NameHeldError, NotThereError, fatal_errors_end_it, warn_of_password
+from .table import sentence, word
 
 if TYPE_CHECKING:
     from rigatoni import TokenStore, Watcher
@@ -57,12 +57,12 @@ class Consumer:
     def known(self) -> str:
         """Return the one name.
 
-        :raises click.UsageError: when the store keeps nothing for it.
+        :raises NotThereError: when the store keeps nothing for it.
         """
         names = self.store.names()
         if self.one not in names:
             known = f"its names are {', '.join(map(word, names))}" if names else "it is empty"
-            raise click.UsageError(f"{self.store.location} keeps nothing for name {word(self.one)}: {known}")
+            raise NotThereError(f"{self.store.location} keeps nothing for name {word(self.one)}: {known}")
         return self.one
 
     @contextmanager
@@ -74,7 +74,7 @@ class Consumer:
         name = self.known()
         if not self.store.lock(name):
             holder = self.store.holder(name) or "another process"
-            raise NameHeldError(f"{word(name)} is held by {word(holder)}: stop that watcher first")
+            raise NameHeldError(f"{word(name)} is held by {sentence(holder)}: stop that watcher first")
         try:
             yield name
         finally:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .consumer import Consumer, ConsumerCommand, about_a_consumer, confirm, json_option, yes_option
-from .exits import CATEGORIES, fatal_errors_end_it, say
+from .exits import CATEGORIES, NotThereError, fatal_errors_end_it, say
 from .moments import clock, span
 from .run import watcher_of
 from .table import sentence, table, word
@@ -91,7 +91,6 @@ def show(consumer: Consumer, id: int, as_json: bool) -> None:
 def _about_a_watcher(function: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the function the consumer of a watcher: of the program that the command is attached to, or imported."""
 
-    @click.argument("target", metavar="MODULE:WATCHER")
     @click.pass_context
     @wraps(function)
     def called(context: click.Context, /, **options: Any) -> None:
@@ -120,8 +119,9 @@ Examples:
 Exit code {CATEGORIES["handler"]}: a handler failed again; others: see rigatoni --help.
 """,
 )
-@_all_option
+@click.argument("target", metavar="MODULE:WATCHER")
 @_ids
+@_all_option
 @_about_a_watcher
 def replay(consumer: Consumer, ids: tuple[int, ...], everything: bool) -> int:
     """Hand dead letters to their handlers once more; discard those that are handled now.
@@ -147,9 +147,9 @@ Examples:
   rigatoni dead-letters discard --all --yes --name search
 """,
 )
+@_ids
 @_all_option
 @yes_option
-@_ids
 @about_a_consumer
 def discard(consumer: Consumer, ids: tuple[int, ...], everything: bool, yes: bool) -> None:
     """Delete dead letters for ever, without handling them."""
@@ -172,7 +172,7 @@ def _chosen(consumer: Consumer, name: str, ids: Sequence[int], everything: bool)
     letters = {letter.id: letter for letter in consumer.store.letters(name)}
     missing = [str(id) for id in ids if id not in letters]
     if missing:
-        raise click.UsageError(f"name {word(name)} has no dead letter {', '.join(missing)}")
+        raise NotThereError(f"name {word(name)} has no dead letter {', '.join(missing)}")
     return [letter for id, letter in letters.items() if everything or id in ids]
 
 

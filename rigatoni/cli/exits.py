@@ -46,6 +46,12 @@ MEANINGS = {
 _PASSWORD = re.compile(r"(mongodb(?:\+srv)?://[^/?\s:@]*:)[^\s]*@")
 
 
+class NotThereError(click.ClickException):
+    """Raised when the command line names what is not there."""
+
+    exit_code = USAGE
+
+
 class NameHeldError(click.ClickException):
     """Raised when what is to be changed belongs to a watcher that runs."""
 

@@ -18,7 +18,7 @@ from .consumer import (
     uri_option,
     yes_option,
 )
-from .exits import HELD, say
+from .exits import HELD, NotThereError, say
 from .headroom import headrooms
 from .moments import clock, moment, span
 from .server import connected, now_tick, try_stream
@@ -178,10 +178,10 @@ def _chosen(consumer: Consumer, scopes: Sequence[str]) -> dict[str, Position]:
     name = consumer.known()
     found = consumer.store.load(name)
     if not found:
-        raise click.UsageError(f"{consumer.store.location} keeps no position for name {word(name)}")
+        raise NotThereError(f"{consumer.store.location} keeps no position for name {word(name)}")
     for scope in scopes:
         if scope not in found:
-            raise click.UsageError(f"name {word(name)} has no scope {word(scope)}: it has {_listed(found)}")
+            raise NotThereError(f"name {word(name)} has no scope {word(scope)}: it has {_listed(found)}")
     return {scope: position for scope, position in sorted(found.items()) if not scopes or scope in scopes}
 
 
