@@ -12,6 +12,7 @@ import click
 
 from .dead_letters import dead_letters
 from .demo import demo
+from .doctor import doctor
 from .exits import CLEAN_STOP, INTERRUPTED, MEANINGS, masked
 from .run import run
 from .status import status
@@ -56,7 +57,7 @@ def rigatoni() -> None:
     """MongoDB change streams: at least once, resumable."""
 
 
-for command in (dead_letters, demo, run, status, tokens, watch):
+for command in (dead_letters, demo, doctor, run, status, tokens, watch):
     rigatoni.add_command(command)
 
 
