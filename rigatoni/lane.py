@@ -29,9 +29,6 @@ Raw = Mapping[str, Any]
 
 #: A lane lets the rest of the hub run at least this often, in seconds, as far as its handlers let it.
 TURN = 0.005
-#: What it waits for that, in seconds. Not 0: gevent calls fifty ready greenlets before it looks at a timer, so while
-#: handlers block nothing would be saved until fifty of them have returned.
-BREATH = 1e-6
 
 
 @dataclass(slots=True)
@@ -197,9 +194,10 @@ class Lane:
                     failure = error
             if not batch.done[index]:
                 self._handle(item, failure)
-            if monotonic() > turn:
+            now = monotonic()
+            if now > turn:
                 self._shared.progress()
-                undisturbed(partial(gevent.sleep, BREATH))
+                undisturbed(partial(_let_others_run, now > turn + TURN))
                 turn = monotonic() + TURN
 
     def _handle(self, item: Item, error: BaseException | None = None) -> None:
@@ -282,6 +280,14 @@ class Lane:
             self._hand_over()
         self._shared.barriers.remove(barrier)
         barrier.passed.set()
+
+
+def _let_others_run(is_overdue: bool) -> None:
+    if is_overdue:
+        # gevent calls fifty greenlets that are ready before it looks at its timers. Where handlers block, nothing would
+        # be saved until fifty of them have returned.
+        gevent.sleep(1e-6)
+    gevent.sleep(0)
 
 
 def place(item: Item | ItemBarrier) -> Place:

@@ -39,4 +39,4 @@ def test_positions_are_saved_between_handlers_that_block(
         handled = program.wait_said("handled")
         saved_amid = set(program.said("saved")) & set(handled[:-1])
 
-    assert len(saved_amid) >= count / 4
+    assert len(saved_amid) > count / 2
