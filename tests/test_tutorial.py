@@ -75,7 +75,12 @@ def wait_said(running: Running, *lines: str) -> None:
 
 def told_after(command: str) -> list[str]:
     """Give the lines that the tutorial shows below a command."""
-    return TUTORIAL.text.split(f"    $ {command}\n    packing", 1)[1].join(["packing", ""]).split("\n\n")[0].split("\n    ")
+    return (
+        TUTORIAL.text.split(f"    $ {command}\n    packing", 1)[1]
+        .join(["packing", ""])
+        .split("\n\n")[0]
+        .split("\n    ")
+    )
 
 
 def test_a_server_that_is_started_by_the_reader_is_a_replica_set(tmp_path: Path) -> None:
