@@ -143,8 +143,7 @@ class Rigatoni:
 
         :raises ConfigurationError: when there is none, or several.
         """
-        app = current_app._get_current_object() if current_app else None  # type: ignore[attr-defined]
-        served = [app] if app in self._apps else list(self._apps)
+        served = [app for app in self._apps if current_app == app] or list(self._apps)
         if len(served) != 1:
             raise ConfigurationError(
                 f"this extension serves {len(served) or 'no'} applications: "
@@ -154,9 +153,7 @@ class Rigatoni:
         return watcher
 
     @overload
-    def on(
-        self, *operations: str, ack: Literal["auto"] = ..., **options: Unpack[_On]
-    ) -> Callable[[F], F]: ...
+    def on(self, *operations: str, ack: Literal["auto"] = ..., **options: Unpack[_On]) -> Callable[[F], F]: ...
 
     @overload
     def on(self, *operations: str, ack: Literal["manual"], **options: Unpack[_On]) -> Callable[[M], M]: ...
@@ -171,9 +168,7 @@ class Rigatoni:
     ) -> Callable[[B], B]: ...
 
     @overload
-    def on_batch(
-        self, *operations: str, ack: Literal["manual"], **options: Unpack[_OnBatch]
-    ) -> Callable[[N], N]: ...
+    def on_batch(self, *operations: str, ack: Literal["manual"], **options: Unpack[_OnBatch]) -> Callable[[N], N]: ...
 
     def on_batch(self, *operations: str, **options: Any) -> Callable[[Any], Any]:
         """Register a function for lists of events, as :meth:`rigatoni.Watcher.on_batch` does."""
@@ -181,6 +176,8 @@ class Rigatoni:
 
     def watch(self, collection: str, database: str | None = None, **options: Any) -> None:
         """Give one collection a stream of its own, as :meth:`rigatoni.Watcher.watch` does."""
+        # Of a database, for which one is only known to the watchers.
+        self._rehearsal.watch(collection, database or "any", **options)
         self._add(lambda binding: binding.watcher.watch(collection, database, **options))
 
     def start(self, timeout: float | None = None) -> str:
@@ -220,7 +217,10 @@ class Rigatoni:
 
 
 def _configured(app: Flask, with_metrics: bool) -> Watcher:
-    mapping = {"RIGATONI_MAX_RECONNECT_ATTEMPTS": 0, **{key: app.config[key] for key in app.config if app.config[key] != ""}}
+    mapping = {
+        "RIGATONI_MAX_RECONNECT_ATTEMPTS": 0,
+        **{key: app.config[key] for key in app.config if app.config[key] != ""},
+    }
     if with_metrics:
         # Here, because it needs prometheus_client.
         from rigatoni.contrib.prometheus import PrometheusHooks
