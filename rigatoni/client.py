@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ from .position import Position
 logger = logging.getLogger(__name__)
 
 Client = MongoClient[Any]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 #: So that the driver's monitor notices a frozen or restarting server in seconds; what the URI says wins.
 OWN_OPTIONS: dict[str, Any] = {
@@ -178,6 +181,25 @@ def oldest(client: Client) -> Timestamp:
         raise ConfigurationError("the server has no oplog: 'earliest' needs a replica set")
     timestamp: Timestamp = entry["ts"]
     return timestamp
+
+
+def moment(text: str) -> timedelta | datetime | str:
+    """Read a ``start_at`` that was written down: a way back (45s, 30m, 2h, 7d), "earliest", or an ISO time.
+
+    :raises ValueError: for anything else, and for a time without its zone; the message does not hold the text.
+    """
+    if text == "earliest":
+        return text
+    back = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if back:
+        return timedelta(**{_UNITS[back[2]]: int(back[1])})
+    try:
+        found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
+    except ValueError:
+        raise ValueError('it is neither a way back (2h), nor "earliest", nor an ISO time') from None
+    if found.tzinfo is None:
+        raise ValueError("it has no time zone: with a Z at its end it is UTC")
+    return found
 
 
 def starting_point(start_at: object, client: Client, cluster: Cluster) -> Position | None:
