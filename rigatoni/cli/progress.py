@@ -87,7 +87,7 @@ class Pace:
         self._begin = monotonic()
         self._looks: deque[tuple[float, float, int]] = deque(maxlen=_LOOKS)
         self.behind: float | None = None
-        self.received = 0
+        self.finished = 0
 
     @property
     def elapsed(self) -> float:
@@ -96,20 +96,20 @@ class Pace:
 
     def look(self, stats: Mapping[str, Any]) -> str:
         """Take in what the watcher says, and say it in words."""
-        lag, self.received = stats["lag"], stats["received"]
+        lag, self.finished = stats["lag"], stats["received"] - stats["in_flight"]
         if lag is None:
             searching = any(stream["catching_up"] for stream in stats["streams"].values())
             return "catching up: the server searches its oplog" if searching else ""
         self.behind = lag if self.behind is None else max(lag, self.behind)
-        self._looks.append((monotonic(), lag, self.received))
+        self._looks.append((monotonic(), lag, self.finished))
         share = 100 * (1 - lag / self.behind) if self.behind else 100
         return f"catching up: {share:.0f} %, {span(lag)} behind{self._speed()}"
 
     def _speed(self) -> str:
-        (since, lag, received), (now, lag_now, received_now) = self._looks[0], self._looks[-1]
+        (since, lag, finished), (now, lag_now, finished_now) = self._looks[0], self._looks[-1]
         if now - since < QUIET:
             return ""
-        text = f", {(received_now - received) / (now - since):.0f} events/s"
+        text = f", {(finished_now - finished) / (now - since):.0f} events/s"
         gained = (lag - lag_now) / (now - since)
         return f"{text}, {span(lag_now / gained)} left" if gained > 0 else f"{text}, not getting closer"
 
@@ -131,4 +131,4 @@ def _follow(watcher: Watcher, line: Line) -> None:
         gevent.sleep(POLL)
     line.clear()
     if is_shown and watcher.state == "running":
-        say(f"caught up after {span(pace.elapsed)}: {pace.received} events")
+        say(f"caught up after {span(pace.elapsed)}: {pace.finished} events")

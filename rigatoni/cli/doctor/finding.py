@@ -50,6 +50,6 @@ def warning(subject: str, text: str, mend: str) -> Finding:
     return Finding("warning", subject, text, mend)
 
 
-def problem(subject: str, text: str, mend: str) -> Finding:
-    """Make a finding that keeps a watcher from working."""
+def problem(subject: str, text: str, mend: str = "") -> Finding:
+    """Make a finding that keeps a watcher from working; the text of an error holds its mend itself."""
     return Finding("problem", subject, text, mend)

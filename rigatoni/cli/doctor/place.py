@@ -33,7 +33,7 @@ def examine_place(path: str) -> Iterator[Finding]:
         else:
             yield _examine_absent(store.location, directory)
     except StreamError as error:
-        yield problem("store", str(error), "see the message")
+        yield problem("store", str(error))
         return
     yield from _examine_disk(directory)
 

@@ -13,6 +13,8 @@ from .finding import UNKNOWN, Finding, note, ok, problem
 if TYPE_CHECKING:
     from rigatoni.client import Client
 
+_NOT_PERMITTED = "not permitted"
+
 
 def examine_privileges(client: Client, database: str | None, collections: tuple[str, ...]) -> Iterator[Finding]:
     """Open the stream that a watcher of this would open, and look at what is optional."""
@@ -22,22 +24,21 @@ def examine_privileges(client: Client, database: str | None, collections: tuple[
     refusal = _refusal(client, scope)
     if refusal is None:
         yield ok("privileges", f"a change stream on {_named(scope)} can be opened")
+    elif refusal != _NOT_PERMITTED:
+        yield problem("stream", f"a change stream on {_named(scope)} cannot be opened: {refusal}")
     else:
-        yield from _without_stream(client, scope, collections, refusal)
+        yield from _not_permitted(client, scope, collections)
     yield _examine_identity(client)
 
 
-def _without_stream(client: Client, scope: str, collections: tuple[str, ...], refusal: str) -> Iterator[Finding]:
-    text = f"a change stream on {_named(scope)} cannot be opened: {refusal}"
-    yield problem("privileges", text, _grant(client, scope))
-    if len(collections) > 1:
-        allowed = [name for name in collections if _refusal(client, f"{scope}.{name}") is None]
-        if len(allowed) == len(collections):
-            yield note(
-                "privileges",
-                "each of the collections can be watched by itself",
-                "give each a stream of its own by watcher.watch(collection), and register no other handler",
-            )
+def _not_permitted(client: Client, scope: str, collections: tuple[str, ...]) -> Iterator[Finding]:
+    yield problem("privileges", f"a change stream on {_named(scope)} is {_NOT_PERMITTED}", _grant(client, scope))
+    if len(collections) > 1 and all(_refusal(client, f"{scope}.{name}") is None for name in collections):
+        yield note(
+            "privileges",
+            "each of the collections may be watched by itself",
+            "give each a stream of its own by watcher.watch(collection), and register no other handler",
+        )
 
 
 def _refusal(client: Client, scope: str) -> str | None:
@@ -49,7 +50,7 @@ def _refusal(client: Client, scope: str) -> str | None:
         try_stream(client, scope)
     except OperationFailure as error:
         # The server's own text would hold the whole command.
-        return "not permitted" if error.code == 13 else str(StreamError.from_pymongo(error))
+        return _NOT_PERMITTED if error.code == 13 else str(StreamError.from_pymongo(error))
     return None
 
 
