@@ -17,11 +17,12 @@ class Reader:
     """A reader in a folder of its own.
 
     :ivar folder: where programs and stores are.
-    :param uri: what ``RIGATONI_URI`` is set to.
+    :ivar uri: what ``RIGATONI_URI`` is set to.
     """
 
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder = folder
+        self.uri = uri
         self._environment = {"RIGATONI_URI": uri}
 
     def save(self, name: str, text: str) -> None:

@@ -34,15 +34,6 @@ Names = dict[str, Any]
 
 
 @pytest.fixture
-def shop(mongodb_replica_set: Any) -> Iterator[Any]:
-    """The databases of the recipes, empty."""
-    with MongoClient(mongodb_replica_set.uri) as client:
-        yield client["shop"]
-        for name in ("shop", "accounts", "audit"):
-            client.drop_database(name)
-
-
-@pytest.fixture
 def cook(shop: Any, mongodb_replica_set: Any, tmp_path: Path, monkeypatch: Any) -> Iterator[Callable[[str], Names]]:
     """Run a recipe as a module that is imported, in a folder of its own; close at the end what it has opened."""
     monkeypatch.chdir(tmp_path)

@@ -31,15 +31,6 @@ SERVICE = TUTORIAL.take('name="shipping"')
 
 
 @pytest.fixture
-def shop(mongodb_replica_set: Any) -> Iterator[Any]:
-    """The database of the tutorial, empty."""
-    with MongoClient(mongodb_replica_set.uri) as client:
-        client.drop_database("shop")
-        yield client["shop"]
-        client.drop_database("shop")
-
-
-@pytest.fixture
 def reader(tmp_path: Path, mongodb_replica_set: Any) -> Reader:
     reader = Reader(tmp_path, mongodb_replica_set.uri)
     reader.save("sell.py", SELL)
