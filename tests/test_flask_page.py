@@ -154,7 +154,7 @@ def test_whatever_comes_from_data_is_escaped_and_kept_on_its_line() -> None:
     watcher = watcher_with(
         row_with({HOSTILE: {**STREAM, "state": HOSTILE}}, host=HOSTILE, state="failed", error=HOSTILE)
     )
-    watcher.store.save("default", {HOSTILE: Position({"_data": HOSTILE}, Timestamp(5, 1), "", "", 0.0)})
+    watcher.store.save("default", {HOSTILE: Position(None, Timestamp(5, 1), "", "")})
     event = make_event("insert", HOSTILE, "shop", {"_id": HOSTILE, HOSTILE: HOSTILE}).raw
     bury(watcher, HOSTILE, event=event, error=HOSTILE, traceback=HOSTILE)
 

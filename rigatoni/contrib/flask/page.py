@@ -174,5 +174,5 @@ def _asked_page() -> int:
 
 def _failure(letter: DeadLetter, error: BaseException) -> dict[str, Any]:
     trace, length = shortened("".join(format_exception(error)))
-    text = f"Letter {letter.id} stays: its handler failed again with {first_line(repr(error))}"
+    text = f"Letter {letter.id} stays: its handler failed again. {first_line(f'{type(error).__name__}: {error}')}"
     return {"text": text, "traceback": trace, "length": length}
