@@ -103,9 +103,21 @@ def warn_of(client: Client, made_by: int) -> None:
     :param made_by: the process that handed the client over.
     :raises ConfigurationError: for loadBalanced=true.
     """
-    options, weak = client.options, []
-    if options.load_balanced:
+    if client.options.load_balanced:
         raise ConfigurationError(LOAD_BALANCED)
+    weak = weaknesses(client)
+    if made_by != os.getpid():
+        weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
+    if weak:
+        logger.warning(
+            "the client that was passed in is used as it is, but: %s. A URI gets a client made for watching",
+            "; ".join(weak),
+        )
+
+
+def weaknesses(client: Client) -> list[str]:
+    """Name the settings of a client that weaken a promise, each with what it does."""
+    options, weak = client.options, []
     if options.pool_options.max_pool_size is not None:
         weak.append(f"maxPoolSize={options.pool_options.max_pool_size} (each stream holds a connection while it waits)")
     if options.server_selection_timeout > 5:
@@ -118,13 +130,7 @@ def warn_of(client: Client, made_by: int) -> None:
         weak.append(
             f"read preference {client.read_preference.name} (a getMore may reach a server that has not the cursor)"
         )
-    if made_by != os.getpid():
-        weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
-    if weak:
-        logger.warning(
-            "the client that was passed in is used as it is, but: %s. A URI gets a client made for watching",
-            "; ".join(weak),
-        )
+    return weak
 
 
 @dataclass(frozen=True, slots=True)
