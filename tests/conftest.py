@@ -44,6 +44,15 @@ def failing(failing_server: Any) -> Iterator[Any]:
         yield failing
 
 
+@pytest.fixture(scope="module")
+def short_oplog() -> Iterator[str]:
+    """The URI of a server that has forgotten the beginning of its oplog."""
+    from short_oplog import forgetful
+
+    with forgetful() as uri:
+        yield uri
+
+
 def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait cooperatively for a condition; the time is only the end of patience."""
     deadline = monotonic() + timeout

@@ -28,7 +28,8 @@ HOUSE: list[dict[str, str]] = [
         "hooks": "events",
     },
     {
-        "config": "",
+        "knob": "",
+        "config": "knob",
         "hub": "",
         "runners": "",
         "signals": "",
@@ -39,13 +40,13 @@ HOUSE: list[dict[str, str]] = [
         "selection": "registration",
         "plan": "config registration selection",
         "client": "config",
-        "settings": "client config registration stores",
+        "settings": "client config knob registration stores",
         "retry": "config hub",
         "cursor": "config hub reply selection",
         "barrier": "hub selection",
         "delivery": "config hub registration",
         "lane": "barrier delivery hub registration runners selection",
-        "lanes": "barrier lane registration selection",
+        "lanes": "barrier hub lane registration selection",
     },
     {
         "stream": "",
@@ -78,7 +79,7 @@ HOUSE: list[dict[str, str]] = [
 FLOOR = {module: number for number, floor in enumerate(HOUSE) for module in floor}
 BESIDE = {module: set(names.split()) for floor in HOUSE for module, names in floor.items()}
 FILES = sorted(ROOT.rglob("*.py"))
-PURE = "config events handlers hooks plan position registration selection watermark".split()
+PURE = "config events handlers hooks knob plan position registration selection watermark".split()
 
 
 def name_of(file: Path) -> str:
