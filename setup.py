@@ -24,7 +24,7 @@ setup(
     long_description_content_type="text/x-rst",
     license="Apache-2.0",
     packages=find_packages(include=["rigatoni", "rigatoni.*"]),
-    package_data={"rigatoni": ["py.typed"]},
+    package_data={"rigatoni": ["py.typed"], "rigatoni.contrib.flask": ["static/*", "templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         # A greenlet killed inside pymongo 4.9 to 4.18 can leave a lock held for ever (PYTHON-6074), and 4.19 needs
@@ -42,8 +42,15 @@ setup(
         "flask": flask,
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
         "test": [
-            *(*embedded, *flask, "gunicorn>=22"),
-            *("pytest>=8", "pytest-cov>=5", "pytest-xdist>=3", "hypothesis>=6.100", "docutils>=0.20"),
+            *embedded,
+            *flask,
+            "gunicorn>=22",
+            "selenium>=4.20",
+            "pytest>=8",
+            "pytest-cov>=5",
+            "pytest-xdist>=3",
+            "hypothesis>=6.100",
+            "docutils>=0.20",
         ],
     },
     entry_points={

@@ -291,7 +291,8 @@ class Life:
     def _save_at_last(self) -> None:
         if self._saver is None:
             return
-        self._last_words = {"state": "failed" if self.error is not None else "stopped"}
+        failed = {"state": "failed", "error": repr(self.error)}
+        self._last_words = {"state": "stopped"} if self.error is None else failed
         try:
             self._saver.save(at_once=True)
         except BaseException as error:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -52,24 +52,29 @@ def hooks(*targets: str) -> tuple[Callable[[Any], None], Callable[[Any, Any], No
     for target in targets:
         if not _TARGET.fullmatch(target):
             raise ValueError(f"{target!r} names no watcher: write module:name, such as shop.handlers:watcher")
-    started: list[Watcher] = []
+    made = _Hooks(targets)
+    return made.post_worker_init, made.worker_exit
 
-    def post_worker_init(worker: Any) -> None:
+
+class _Hooks:
+    def __init__(self, targets: Sequence[str]) -> None:
+        self._targets = targets
+        self._started: list[Watcher] = []
+
+    def post_worker_init(self, worker: Any) -> None:
         try:
-            for watcher in map(_imported, targets) if targets else [_of_application(worker.app.callable)]:
-                started.append(watcher)
+            for watcher in map(_imported, self._targets) if self._targets else [_of_application(worker.app.callable)]:
+                self._started.append(watcher)
                 if watcher.state in _IDLE:
                     watcher.start(timeout=0)
         except Exception:
             worker.log.exception("rigatoni: this worker starts without a watcher")
 
-    def worker_exit(server: Any, worker: Any) -> None:
-        # gunicorn calls it in the master too, where nothing was started.
+    def worker_exit(self, server: Any, worker: Any) -> None:
+        # gunicorn may call it in the master too, where nothing was started.
         patience = min(STOPPING, SHARE * worker.cfg.graceful_timeout, SHARE * (worker.cfg.timeout or inf))
-        for watcher in started:
-            watcher.stop(patience / len(started))
-
-    return post_worker_init, worker_exit
+        for watcher in self._started:
+            watcher.stop(patience / len(self._started))
 
 
 post_worker_init, worker_exit = hooks()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 from weakref import WeakSet
 
 import click
-from flask import Flask, Request, current_app
+from flask import Blueprint, Flask, Request, current_app
 from flask.cli import run_command
 from flask.helpers import get_debug_flag
 from werkzeug.serving import is_running_from_reloader
@@ -112,30 +112,25 @@ class Rigatoni:
             that says not who may see it, an application or a watcher that is served already.
         """
         page, authorize = page or self._page, authorize or self._authorize
-        if page is not None and authorize is None:
-            raise ConfigurationError(
-                f"page={page!r} needs authorize=: a callable of the request that returns whether it may see the page, "
-                'or "public" for everybody'
-            )
+        if page is None and authorize is not None:
+            raise ConfigurationError("authorize= says who may see the page: write page= too, such as page='/rigatoni'")
         if "rigatoni" in app.extensions:
             raise ConfigurationError(f"the application {app.name!r} has a watcher already")
-        watcher = watcher or self._watcher or _configured(app, with_metrics=page is not None)
+        watcher = watcher or self._watcher or Watcher.from_mapping(_settings(app, page is not None))
         if any(binding.watcher is watcher for binding in self._bindings()):
             raise ConfigurationError(
                 f"the watcher {watcher.name!r} serves another application: leave it to the extension to make one for "
                 "each from RIGATONI_…, or give init_app() another"
             )
+        blueprint = None if page is None else _page(watcher, authorize)
         binding = Binding(app, watcher)
         for register in self._registrations:
             register(binding)
         app.extensions["rigatoni"], app.extensions[_BINDING] = self, binding
         self._apps.add(app)
         app.before_request(binding.start_with_first_request)
-        if page is not None and authorize is not None:
-            # Here, because it needs what only the page needs.
-            from .page import blueprint
-
-            app.register_blueprint(blueprint(lambda: watcher, authorize), url_prefix=page)
+        if blueprint is not None:
+            app.register_blueprint(blueprint, url_prefix=page)
 
     @property
     def watcher(self) -> Watcher:
@@ -143,7 +138,7 @@ class Rigatoni:
 
         :raises ConfigurationError: when there is none, or several.
         """
-        served = [app for app in self._apps if current_app == app] or list(self._apps)
+        served = [app for app in self._apps if current_app and current_app == app] or list(self._apps)
         if len(served) != 1:
             raise ConfigurationError(
                 f"this extension serves {len(served) or 'no'} applications: "
@@ -216,17 +211,21 @@ class Rigatoni:
         self._registrations.append(register)
 
 
-def _configured(app: Flask, with_metrics: bool) -> Watcher:
-    mapping = {
-        "RIGATONI_MAX_RECONNECT_ATTEMPTS": 0,
-        **{key: app.config[key] for key in app.config if app.config[key] != ""},
-    }
+def _settings(app: Flask, with_metrics: bool) -> dict[str, Any]:
+    given = {key: value for key, value in app.config.items() if value != ""}
     if with_metrics:
         # Here, because it needs prometheus_client.
         from rigatoni.contrib.prometheus import PrometheusHooks
 
-        mapping["RIGATONI_HOOKS"] = [*mapping.get("RIGATONI_HOOKS", ()), PrometheusHooks()]
-    return Watcher.from_mapping(mapping)
+        given["RIGATONI_HOOKS"] = [*given.get("RIGATONI_HOOKS", ()), PrometheusHooks()]
+    return {"RIGATONI_MAX_RECONNECT_ATTEMPTS": 0, **given}
+
+
+def _page(watcher: Watcher, authorize: Authorize | None) -> Blueprint:
+    # Here, because it imports what only the page needs.
+    from .page import blueprint
+
+    return blueprint(lambda: watcher, authorize)
 
 
 def _only_reloads() -> bool:
