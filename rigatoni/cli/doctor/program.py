@@ -53,13 +53,13 @@ def _examine_pymongo() -> Finding:
 def _examine_environment() -> Iterator[Finding]:
     from rigatoni import ChangeStreamConfig, ConfigurationError, RetryPolicy
 
-    told = QueueHandler(SimpleQueue())
-    logging.getLogger("rigatoni.config").addHandler(told)
+    told = SimpleQueue[logging.LogRecord]()
+    logging.getLogger("rigatoni.config").addHandler(QueueHandler(told))
     try:
         ChangeStreamConfig.from_mapping(os.environ, known=PLACE)
         RetryPolicy.from_mapping(os.environ)
     except ConfigurationError as error:
         yield problem("environment", str(error), "correct or unset it")
-    while not told.queue.empty():
+    while not told.empty():
         # Only the names of unknown settings are logged there.
-        yield warning("environment", told.queue.get().getMessage(), "correct or unset them")
+        yield warning("environment", told.get().getMessage(), "correct or unset them")
