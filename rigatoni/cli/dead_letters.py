@@ -14,7 +14,7 @@ from .consumer import Consumer, ConsumerCommand, about_a_consumer, confirm, json
 from .exits import CATEGORIES, NotThereError, fatal_errors_end_it, say
 from .moments import clock, span
 from .run import watcher_of
-from .table import sentence, table, word
+from .table import printable, sentence, table, word
 
 if TYPE_CHECKING:
     from rigatoni import DeadLetter, Watcher
@@ -85,7 +85,7 @@ def show(consumer: Consumer, id: int, as_json: bool) -> None:
     click.echo(f"event:\n{json.dumps(_plain(letter.event), indent=2)}")
     for line in letter.traceback.splitlines():
         # Its text may hold what would drive a terminal.
-        click.echo(ascii(line)[1:-1])
+        click.echo(printable(line))
 
 
 def _about_a_watcher(function: Callable[..., Any]) -> Callable[..., Any]:

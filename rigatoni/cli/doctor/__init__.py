@@ -73,10 +73,14 @@ def doctor(
 
 def _findings(uri: str | None, database: str | None, collections: tuple[str, ...], store: str) -> Iterator[Finding]:
     # Here, because they import pymongo when they look.
+    from rigatoni import Watcher
+
     from .deployment import examine_deployment
     from .place import examine_place
     from .program import examine_program
 
+    # Refuses what is no name of a database; nothing is opened.
+    Watcher(database=database)
     yield from examine_deployment(uri, database, collections)
     yield from examine_place(store)
     yield from examine_program()

@@ -69,9 +69,8 @@ def _refused(error: StreamError, uri: URI) -> Finding:
     if error.code == 18:
         mend = "check user, password and authSource in the URI (a user is kept in one database, mostly admin)"
         return problem("server", "it refuses this user and password (authentication failed)", mend)
-    if error.code == 13:
-        mend = "put a user and its password into the URI, in RIGATONI_URI"
-        return problem("server", "it wants to know who asks (authentication is required)", mend)
+    if error.category == "configuration":
+        return problem("server", str(error))
     mend = "start it, or correct hosts, replicaSet= and tls= of the URI"
     return problem("server", f"nobody at {uri} can be used: {error}", mend)
 
