@@ -37,7 +37,16 @@ setup(
     extras_require={
         "embedded": embedded,
         "bench": [*embedded, "matplotlib>=3.8"],
-        "test": [*embedded, "pytest>=8", "pytest-cov>=5", "pytest-xdist>=3", "hypothesis>=6.100", "docutils>=0.20"],
+        "prometheus": ["prometheus-client>=0.20"],
+        "test": [
+            *embedded,
+            "pytest>=8",
+            "pytest-cov>=5",
+            "pytest-xdist>=3",
+            "hypothesis>=6.100",
+            "docutils>=0.20",
+            "prometheus-client>=0.20",
+        ],
     },
     entry_points={
         "console_scripts": ["rigatoni = rigatoni.cli:main"],
