@@ -15,6 +15,9 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
-# Types of others: where there is no network there is nothing to link to.
+# Types of others, to which nothing leads where there is no network, and type variables.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(collections|pymongo|bson|os|pathlib|datetime|flask|click)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|pymongo|bson|os|pathlib|datetime|flask|click|prometheus_client)\..*"),
+    ("py:class", r"_On(Batch)?|rigatoni\.contrib\.flask\.extension\.[A-Z]"),
+]
