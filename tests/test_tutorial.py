@@ -6,16 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
-from commands import ENVIRONMENT, Running
+from commands import ENVIRONMENT, Running, running
 from conftest import wait_until
 from documents import Page
 from pymongo import MongoClient
 from reader import Reader
+from test_examples import address
 
 TUTORIAL = Page("docs/tutorial.rst")
 SERVER = TUTORIAL.take("ReplicaSet()")
@@ -27,6 +28,7 @@ MANUAL = TUTORIAL.take('ack="manual"')
 BATCH = TUTORIAL.take("on_batch")
 MAILS = TUTORIAL.take("concurrency=50")
 TEST = TUTORIAL.take("make_event")
+WEB = TUTORIAL.take("Rigatoni(app")
 SERVICE = TUTORIAL.take('name="shipping"')
 
 
@@ -199,6 +201,21 @@ def test_a_service_that_is_started_twice_goes_on_when_the_first_is_killed(reader
             assert first.end(signal.SIGKILL) != 0
             reader.runs("python", "sell.py", "pasta")
             wait_said(second, "shipped pasta")
+
+
+def test_a_flask_application_handles_events_and_shows_how_it_goes(reader: Reader, shop: Any) -> None:
+    reader.save("web.py", WEB)
+    flask = (sys.executable, "-m", "flask")
+    arguments = ("--app", "web", "run", "--port", "0")
+    with running(reader.folder, *arguments, command=flask, RIGATONI_URI=reader.uri) as server:
+        url = address(server)
+        with urlopen(url, timeout=60) as answer:
+            assert b"How it goes" in answer.read()
+        wait_until(lambda: is_running(reader))
+        shop.orders.insert_one({"item": "pasta"})
+        wait_until(lambda: "shipped pasta" in server.err)
+        with urlopen(f"{url}/rigatoni/", timeout=60) as answer:
+            assert b"Running" in answer.read()
 
 
 def test_every_program_of_the_tutorial_is_run() -> None:
