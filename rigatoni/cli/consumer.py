@@ -115,7 +115,9 @@ class ConsumerCommand(click.Command):
 
 def about_a_consumer(function: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the function an opened :class:`Consumer` first; whatever it raises ends the command as it should."""
-    click.option("--name", envvar="RIGATONI_NAME", show_envvar=True, help='The consumer; default "default".')(function)
+    click.option(
+        "--name", envvar="RIGATONI_NAME", show_envvar=True, help='The consumer; default "default", all in lists.'
+    )(function)
     click.option(
         "--store",
         envvar="RIGATONI_STORE",

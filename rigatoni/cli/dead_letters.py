@@ -34,7 +34,7 @@ Examples:
 """,
 )
 def dead_letters() -> None:
-    """Show events that their handlers could not handle; replay or discard them."""
+    """Show, replay or discard events that handlers gave up."""
 
 
 @dead_letters.command(
@@ -73,7 +73,10 @@ Examples:
 @json_option
 @about_a_consumer
 def show(consumer: Consumer, id: int, as_json: bool) -> None:
-    """Show one dead letter: its event as Extended JSON, and the traceback of the last error."""
+    """Show one dead letter with its event and traceback.
+
+    The event is relaxed Extended JSON, the traceback that of the last error.
+    """
     [(name, letter)] = _chosen(consumer, (id,), False)
     if as_json:
         click.echo(
@@ -128,11 +131,11 @@ Exit code {CATEGORIES["handler"]}: a handler failed again; others: see rigatoni 
 @_all_option
 @_about_a_watcher
 def replay(consumer: Consumer, ids: tuple[int, ...], everything: bool) -> int:
-    """Hand dead letters to their handlers once more; discard those that are handled now.
+    """Hand dead letters to their handlers once more.
 
-    The module is imported as `rigatoni run` does it; the store and the name are the watcher's. Each letter goes only to
-    the handler that failed, once, the oldest first. One that fails again is kept as it was, and the next one is tried.
-    A watcher may run meanwhile.
+    Those that are handled now are discarded. The module is imported as `rigatoni run` does it; the store and the name
+    are the watcher's. Each letter goes only to the handler that failed, once, the oldest first. One that fails again is
+    kept as it was, and the next one is tried. A watcher may run meanwhile.
     """
     watcher = consumer.watcher
     if watcher is None:
@@ -156,7 +159,10 @@ Examples:
 @yes_option
 @about_a_consumer
 def discard(consumer: Consumer, ids: tuple[int, ...], everything: bool, yes: bool) -> None:
-    """Delete dead letters for ever, without handling them; all of them are those of one name."""
+    """Delete dead letters for ever, without handling them.
+
+    --all are those of one name; an id needs no name.
+    """
     letters = _chosen(consumer, ids, everything)
     if letters:
         names = ", ".join(sorted({word(name) for name, _ in letters}))
