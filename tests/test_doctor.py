@@ -211,6 +211,16 @@ def test_options_that_weaken_a_promise_are_warnings(uri: str, store_path: str) -
     assert (refused, "loadBalanced=true is not supported" in str(found["server"])) == (3, True)
 
 
+def test_an_empty_file_is_left_empty(tmp_path: Path) -> None:
+    path = tmp_path / "rigatoni.db"
+    path.touch()
+    code, found = examined("--store", str(path))
+    reading = rigatoni_ends("tokens", "list", "--store", str(path))
+
+    assert (code, levels(found["store"])[0], reading.returncode) == (0, "note", 16)
+    assert (path.stat().st_size, len([*tmp_path.iterdir()])) == (0, 1)
+
+
 def test_a_store_that_others_may_read_or_that_is_no_store_is_told(tmp_path: Path) -> None:
     store, foreign = tmp_path / "rigatoni.db", tmp_path / "foreign.db"
     SQLiteStore(store).open()

@@ -46,11 +46,11 @@ def doctor(
     store: str,
     as_json: bool,
 ) -> None:
-    """Examine a server and this place: would a watcher work here, and how well?
+    """Say what keeps a watcher from working, and how to mend it.
 
-    Each line is one finding: ok, a note, a warning (it works, and a promise is weaker), or a problem (it does not
-    work), with its mend behind "->". Nothing is changed, neither on the server nor in the store. What this user may not
-    look at is unknown, and that is no problem.
+    A server is examined, and this place. Each line is one finding: ok, a note, a warning (it works, and a promise is
+    weaker), or a problem (it does not work), with its mend behind "->". Nothing is changed, neither on the server nor
+    in the store. What this user may not look at is unknown, and that is no problem.
     """
     if collection and database is None:
         raise click.UsageError("a collection needs its database: --database")
