@@ -113,8 +113,6 @@ def test_each_application_has_a_watcher_of_its_own_with_every_handler_before_and
 
 
 def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None:
-    rigatoni = Rigatoni(offline())
-
     class Parcel:
         def __call__(self, event: Any) -> None:
             """Take an event."""
@@ -123,7 +121,8 @@ def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None
         """Take an event."""
 
     for function in (ship, partial(ship, how="air"), Parcel()):
-        one = Rigatoni(offline())
+        app = offline()
+        one = Rigatoni(app)
         assert one.on("insert")(function) is function
         (handler,) = one.watcher._handlers
         plain = Watcher(CLOSED)
@@ -131,8 +130,10 @@ def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None
         assert handler.name == plain._handlers[0].name
         one.watcher.dispatch(make_event("insert", "orders"), handler=handler.name)
 
-    rigatoni.on("insert")(rigatoni.on("delete")(ship))
-    assert len({id(handler.function) for handler in rigatoni.watcher._handlers}) == 1
+    app = offline()
+    one = Rigatoni(app)
+    one.on("insert")(one.on("delete")(ship))
+    assert len({id(handler.function) for handler in one.watcher._handlers}) == 1
 
 
 @pytest.mark.parametrize("bound", [True, False])
