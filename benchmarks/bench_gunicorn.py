@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,10 +21,12 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from measuring import CONTESTANTS, Contestant, Figures, Report, median, ratios, rounds, server, uri_of
 from pymongo import MongoClient
 
+WORKERS = 4
 RATE = 200
 #: Inserts a second, in lots of 100.
 WRITES = 5000
@@ -38,7 +41,16 @@ def site(client: MongoClient[Any], folder: Path, watches: bool) -> Iterator[int]
     (folder / "gunicorn.conf.py").write_text("control_socket_disable = True\n" + (HOOKS if watches else ""))
     settings = {"URI": uri_of(client), "DATABASE": "shop", "STORE": str(folder / "tokens.db")}
     environment = {f"FLASK_RIGATONI_{name}": value for name, value in settings.items()}
-    command = ["gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "4", "--worker-class", "gevent", "site:app"]
+    command = [
+        "gunicorn",
+        "--bind",
+        f"127.0.0.1:{port}",
+        "--workers",
+        str(WORKERS),
+        "--worker-class",
+        "gevent",
+        "shop:app",
+    ]
     path = os.pathsep.join(filter(None, [str(CONTESTANTS), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
@@ -47,7 +59,9 @@ def site(client: MongoClient[Any], folder: Path, watches: bool) -> Iterator[int]
         stderr=(folder / "log").open("wb"),
     )
     try:
-        wait_until(lambda: answers(port), "an answer")
+        pids: set[int] = set()
+        wait_until(lambda: process.poll() is not None or len(answered(port, pids)) == WORKERS, "all workers")
+        assert process.poll() is None, (folder / "log").read_text()
         yield port
     finally:
         process.terminate()
@@ -66,9 +80,10 @@ def measure(client: MongoClient[Any], events: int, watches: bool = True, kills: 
                 wait_until(lambda: orders.insert_one({"_id": -time.monotonic_ns()}) and notes(folder), "a watcher")
             with visitors(port) as results:
                 began = time.monotonic()
-                write(orders, 0, events // 2)
-                takeover = kill_active(folder) if kills else 0.0
-                write(orders, events // 2, events)
+                writer = threading.Thread(target=write, args=(orders, events))
+                writer.start()
+                takeover = kill_active(folder, events // 2) if kills else 0.0
+                writer.join()
                 if watches:
                     wait_until(lambda: size(folder) >= events and len(handled(folder)) == events, "the last event")
                 seconds = time.monotonic() - began
@@ -76,11 +91,11 @@ def measure(client: MongoClient[Any], events: int, watches: bool = True, kills: 
         return {**results, "rate": events / seconds, "repeated": repeated, "takeover": takeover}
 
 
-def write(orders: Any, first: int, last: int) -> None:
+def write(orders: Any, count: int) -> None:
     """Insert orders evenly."""
     due = time.monotonic()
-    for number in range(first, last, 100):
-        orders.insert_many([{"_id": _id, "item": "pasta"} for _id in range(number, min(number + 100, last))])
+    for number in range(0, count, 100):
+        orders.insert_many([{"_id": _id, "item": "pasta"} for _id in range(number, min(number + 100, count))])
         due += 100 / WRITES
         time.sleep(max(0.0, due - time.monotonic()))
 
@@ -99,8 +114,9 @@ def visitors(port: int) -> Iterator[dict[str, float]]:
         results.update(json.loads(process.communicate()[0]))
 
 
-def kill_active(folder: Path) -> float:
-    """Kill the worker that handles, and say after how many seconds another one does."""
+def kill_active(folder: Path, count: int) -> float:
+    """Kill the worker that handles after so many events, and say after how many seconds another one does."""
+    wait_until(lambda: size(folder) >= count, "half of the events")
     before = notes(folder)
     active = max(before, key=lambda path: path.stat().st_mtime_ns)
     began = time.monotonic()
@@ -129,10 +145,14 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in notes(folder)) // 8
 
 
-def answers(port: int) -> bool:
-    """Tell whether somebody listens."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def answered(port: int, pids: set[int]) -> set[int]:
+    """Ask once, and add the process that answers."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            pids.add(json.load(answer)["pid"])
+    except OSError:
+        pass
+    return pids
 
 
 def wait_until(condition: Any, what: str) -> None:

@@ -106,6 +106,27 @@ def test_a_store_that_cannot_be_used_is_logged_and_fails_no_worker(tmp_path: Pat
         assert server.end() == 0
 
 
+HANGING = PLAIN.replace(
+    "def note(event):\n", "def note(event):\n    open('begun', 'w').close()\n    time.sleep(3600)\n"
+)
+
+
+@pytest.mark.parametrize("options", [GEVENT, ("--workers", "2")], ids=["gevent", "sync"])
+def test_a_handler_that_hangs_does_not_keep_a_worker_from_ending(
+    tmp_path: Path, mongodb_replica_set: Any, database: Any, options: tuple[str, ...]
+) -> None:
+    write(tmp_path, {"plain.py": "import time\n" + HANGING})
+    options = (*options, "--graceful-timeout", "8")
+    with gunicorn(tmp_path, mongodb_replica_set.uri, database.name, *options, conf=NAMED, app="plain:app") as server:
+        server.states(2)
+        server.wait_for(server.active)
+        database.orders.insert_one({"_id": 1})
+        server.wait_for((tmp_path / "begun").exists)
+
+        assert server.end() == 0
+        assert "leaves handlers running" in server.log and "SIGKILL" not in server.log
+
+
 @pytest.mark.parametrize("target", ["", "shop", "shop.watcher", "mongodb://h", "shop:", "a b:c"])
 def test_what_names_no_watcher_is_refused_when_the_configuration_is_read(target: str) -> None:
     with pytest.raises(ValueError, match="module:name"):

@@ -37,7 +37,7 @@ def main(given: dict[str, Any]) -> None:
 
     end = gevent.spawn(FileObject(sys.stdin.buffer).read)
     pool, due, began = Pool(), monotonic(), monotonic()
-    while not end.dead:
+    while not end.dead and failed < 100 + len(took):
         due += 1 / given["rate"]
         gevent.sleep(max(0.0, due - monotonic()))
         pool.spawn(ask, due)
