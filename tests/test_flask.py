@@ -15,6 +15,7 @@ from flask import Flask, current_app
 
 from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, RetryPolicy, Watcher
 from rigatoni.contrib.flask import Rigatoni
+from rigatoni.contrib.prometheus import PrometheusHooks
 from rigatoni.testing import make_event
 
 CLOSED = "mongodb://127.0.0.1:9/"
@@ -277,6 +278,21 @@ def test_the_page_is_below_its_prefix_for_whom_authorize_lets_in(tmp_path: Path)
     assert client.get("/rigatoni/").status_code == 403
     assert client.get("/rigatoni/", headers={"X-Who": "operator"}).status_code == 200
     assert client.get("/rigatoni/health", headers={"X-Who": "operator"}).status_code == 503
+
+
+def test_with_a_page_the_watcher_counts_for_its_metrics_unless_it_does_already() -> None:
+    mine, plain = PrometheusHooks(buckets=(1.0,)), Hooks()
+    apps = [offline(), offline(RIGATONI_HOOKS=[plain]), offline(RIGATONI_HOOKS=[mine])]
+    found = [Rigatoni(app, page="/rigatoni", authorize="public").watcher._settings.hooks._hooks for app in apps]
+
+    assert [[type(hook) for hook in hooks] for hooks in found] == [
+        [PrometheusHooks],
+        [Hooks, PrometheusHooks],
+        [PrometheusHooks],
+    ]
+    assert found[2] == (mine,)
+    with pytest.raises(ConfigurationError, match="^RIGATONI_HOOKS"):
+        Rigatoni(offline(RIGATONI_HOOKS=plain), page="/rigatoni", authorize="public")
 
 
 # -- when it starts
