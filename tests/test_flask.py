@@ -15,6 +15,7 @@ from flask import Flask, current_app
 
 from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, RetryPolicy, Watcher
 from rigatoni.contrib.flask import Rigatoni
+from rigatoni.contrib.prometheus import PrometheusHooks
 from rigatoni.testing import make_event
 
 CLOSED = "mongodb://127.0.0.1:9/"
@@ -113,8 +114,6 @@ def test_each_application_has_a_watcher_of_its_own_with_every_handler_before_and
 
 
 def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None:
-    rigatoni = Rigatoni(offline())
-
     class Parcel:
         def __call__(self, event: Any) -> None:
             """Take an event."""
@@ -123,7 +122,8 @@ def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None
         """Take an event."""
 
     for function in (ship, partial(ship, how="air"), Parcel()):
-        one = Rigatoni(offline())
+        app = offline()
+        one = Rigatoni(app)
         assert one.on("insert")(function) is function
         (handler,) = one.watcher._handlers
         plain = Watcher(CLOSED)
@@ -131,8 +131,10 @@ def test_a_function_is_returned_unchanged_and_its_handler_has_its_name() -> None
         assert handler.name == plain._handlers[0].name
         one.watcher.dispatch(make_event("insert", "orders"), handler=handler.name)
 
-    rigatoni.on("insert")(rigatoni.on("delete")(ship))
-    assert len({id(handler.function) for handler in rigatoni.watcher._handlers}) == 1
+    app = offline()
+    one = Rigatoni(app)
+    one.on("insert")(one.on("delete")(ship))
+    assert len({id(handler.function) for handler in one.watcher._handlers}) == 1
 
 
 @pytest.mark.parametrize("bound", [True, False])
@@ -276,6 +278,21 @@ def test_the_page_is_below_its_prefix_for_whom_authorize_lets_in(tmp_path: Path)
     assert client.get("/rigatoni/").status_code == 403
     assert client.get("/rigatoni/", headers={"X-Who": "operator"}).status_code == 200
     assert client.get("/rigatoni/health", headers={"X-Who": "operator"}).status_code == 503
+
+
+def test_with_a_page_the_watcher_counts_for_its_metrics_unless_it_does_already() -> None:
+    mine, plain = PrometheusHooks(buckets=(1.0,)), Hooks()
+    apps = [offline(), offline(RIGATONI_HOOKS=[plain]), offline(RIGATONI_HOOKS=[mine])]
+    found = [Rigatoni(app, page="/rigatoni", authorize="public").watcher._settings.hooks._hooks for app in apps]
+
+    assert [[type(hook) for hook in hooks] for hooks in found] == [
+        [PrometheusHooks],
+        [Hooks, PrometheusHooks],
+        [PrometheusHooks],
+    ]
+    assert found[2] == (mine,)
+    with pytest.raises(ConfigurationError, match="^RIGATONI_HOOKS"):
+        Rigatoni(offline(RIGATONI_HOOKS=plain), page="/rigatoni", authorize="public")
 
 
 # -- when it starts

@@ -188,7 +188,9 @@ def is_of_its_own(module: str, node: ast.ImportFrom) -> bool:
     return ROOT / unit_of(module) in (folder, *folder.parents)
 
 
-@pytest.mark.parametrize("module", ["rigatoni", "rigatoni.cli", "rigatoni.contrib.pytest"])
+@pytest.mark.parametrize(
+    "module", ["rigatoni", "rigatoni.cli", "rigatoni.cli.flask", "rigatoni.contrib.gunicorn", "rigatoni.contrib.pytest"]
+)
 def test_importing_it_leaves_time_to_patch(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{'gevent', 'pymongo', 'bson'}} & sys.modules.keys()))"
 

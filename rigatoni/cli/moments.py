@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
 
 import click
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SECONDS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -17,20 +15,12 @@ def moment(text: str | None, option: str) -> timedelta | datetime | str | None:
     :param option: where it was given, for the message.
     :raises click.BadParameter: when it is none of these.
     """
-    if text is None or text == "earliest":
-        return text
-    back = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if back:
-        return timedelta(**{_UNITS[back[2]]: int(back[1])})
+    from rigatoni.client import moment as read
+
     try:
-        found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
-    except ValueError:
-        raise click.BadParameter(
-            f'{text!r} is neither a way back (2h), nor "earliest", nor an ISO time', param_hint=option
-        ) from None
-    if found.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no time zone: {text}Z is UTC", param_hint=option)
-    return found
+        return None if text is None else read(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint=option) from None
 
 
 def span(seconds: float) -> str:

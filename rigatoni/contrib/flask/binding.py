@@ -50,7 +50,9 @@ class Binding:
             try:
                 self.watcher.start(FIRST_REQUEST)
             except StreamError as error:
-                self.app.logger.error("the watcher %r does not start: %s", self.watcher.name, error)
+                # What a watcher fails with it has logged itself.
+                if error is not self.watcher.error:
+                    self.app.logger.error("the watcher %r does not start: %s", self.watcher.name, error)
 
 
 def _named(function: Any) -> Any:

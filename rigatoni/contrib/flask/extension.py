@@ -217,7 +217,10 @@ def _settings(app: Flask, with_metrics: bool) -> dict[str, Any]:
         # Here, because it needs prometheus_client.
         from rigatoni.contrib.prometheus import PrometheusHooks
 
-        given["RIGATONI_HOOKS"] = [*given.get("RIGATONI_HOOKS", ()), PrometheusHooks()]
+        hooks = given.get("RIGATONI_HOOKS", ())
+        # What is no list is refused with the other options.
+        if isinstance(hooks, Iterable) and not any(isinstance(hook, PrometheusHooks) for hook in hooks):
+            given["RIGATONI_HOOKS"] = [*hooks, PrometheusHooks()]
     return {"RIGATONI_MAX_RECONNECT_ATTEMPTS": 0, **given}
 
 
