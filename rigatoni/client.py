@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,8 @@ from .position import Position
 logger = logging.getLogger(__name__)
 
 Client = MongoClient[Any]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 #: So that the driver's monitor notices a frozen or restarting server in seconds; what the URI says wins.
 OWN_OPTIONS: dict[str, Any] = {
@@ -100,9 +103,21 @@ def warn_of(client: Client, made_by: int) -> None:
     :param made_by: the process that handed the client over.
     :raises ConfigurationError: for loadBalanced=true.
     """
-    options, weak = client.options, []
-    if options.load_balanced:
+    if client.options.load_balanced:
         raise ConfigurationError(LOAD_BALANCED)
+    weak = weaknesses(client)
+    if made_by != os.getpid():
+        weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
+    if weak:
+        logger.warning(
+            "the client that was passed in is used as it is, but: %s. A URI gets a client made for watching",
+            "; ".join(weak),
+        )
+
+
+def weaknesses(client: Client) -> list[str]:
+    """Name the settings of a client that weaken a promise, each with what it does."""
+    options, weak = client.options, []
     if options.pool_options.max_pool_size is not None:
         weak.append(f"maxPoolSize={options.pool_options.max_pool_size} (each stream holds a connection while it waits)")
     if options.server_selection_timeout > 5:
@@ -115,13 +130,7 @@ def warn_of(client: Client, made_by: int) -> None:
         weak.append(
             f"read preference {client.read_preference.name} (a getMore may reach a server that has not the cursor)"
         )
-    if made_by != os.getpid():
-        weak.append("it was made before a fork (pymongo's clients are not fork-safe)")
-    if weak:
-        logger.warning(
-            "the client that was passed in is used as it is, but: %s. A URI gets a client made for watching",
-            "; ".join(weak),
-        )
+    return weak
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,25 @@ def oldest(client: Client) -> Timestamp:
         raise ConfigurationError("the server has no oplog: 'earliest' needs a replica set")
     timestamp: Timestamp = entry["ts"]
     return timestamp
+
+
+def moment(text: str) -> timedelta | datetime | str:
+    """Read a ``start_at`` that was written down: a way back (45s, 30m, 2h, 7d), "earliest", or an ISO time.
+
+    :raises ValueError: for anything else, and for a time without its zone; the message does not hold the text.
+    """
+    if text == "earliest":
+        return text
+    back = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if back:
+        return timedelta(**{_UNITS[back[2]]: int(back[1])})
+    try:
+        found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
+    except ValueError:
+        raise ValueError('it is neither a way back (2h), nor "earliest", nor an ISO time') from None
+    if found.tzinfo is None:
+        raise ValueError("it has no time zone: with a Z at its end it is UTC")
+    return found
 
 
 def starting_point(start_at: object, client: Client, cluster: Cluster) -> Position | None:

@@ -2,105 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import random
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote_plus
 
 from .errors import ConfigurationError
+from .knob import SECONDS, choice, collation, exceptions, flag, key_of, knob, number, read, stages, taken, token, whole
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T", bound="_Backoff")
 
 #: 2.0 ** 1024 is an OverflowError, and no delay needs so many doublings.
 _DOUBLINGS = 1023
-#: Stages from text may come from anywhere; these run JavaScript on the server.
-_JAVASCRIPT = {"$function", "$accumulator", "$where"}
-
-
-def _number(value: object, low: float, high: float) -> float:
-    # Comparing keeps out NaN and infinity, and whole numbers that no float can hold.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError
-    return float(value)
-
-
-_SECONDS = partial(_number, low=sys.float_info.min, high=sys.float_info.max)
-
-
-def _whole(value: object, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError
-    return value
-
-
-def _choice(value: object, choices: Sequence[str]) -> str | None:
-    if value is not None and (not isinstance(value, str) or value not in choices):
-        raise ValueError
-    return value
-
-
-def _stages(value: object) -> tuple[Mapping[str, Any], ...]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise ValueError
-    return tuple(_document(stage) for stage in value)
-
-
-def _document(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError
-    return deepcopy(dict(value))
-
-
-def _collation(value: object) -> Mapping[str, Any] | None:
-    # pymongo's Collation carries its document; asking for it needs no import of pymongo.
-    return None if value is None else _document(getattr(value, "document", value))
-
-
-def _token(value: object) -> Mapping[str, Any] | None:
-    if value is None:
-        return None
-    token = _document(value)
-    if not isinstance(token.get("_data"), str):
-        raise ValueError
-    return token
-
-
-def _exceptions(value: object) -> object:
-    kinds = value if isinstance(value, tuple) else (value,)
-    if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-        raise ValueError
-    return value
-
-
-def _knob(default: object, must: str, take: Callable[[Any], object], **options: Any) -> Any:
-    """Describe a field: what it must be, in words, and the function that takes such a value in or raises ValueError."""
-    return field(default=default, metadata={"must": must, "take": take}, **options)
+#: What else stands in an environment: the options of a Watcher, which is not known here, and RIGATONI_MONGOD.
+_OTHERS = (
+    *("URI", "DATABASE", "NAME", "STORE", "CONCURRENCY", "MAX_IN_FLIGHT", "SAVE_INTERVAL", "START_AT", "HOOKS"),
+    *("ON_ERROR", "ON_INVALIDATE", "ON_HISTORY_LOST", "ON_OVERSIZE", "MONGOD"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Backoff:
-    initial_backoff: float = _knob(0.1, "a number of seconds above 0", _SECONDS)
-    max_backoff: float = _knob(30.0, "a number of seconds above 0", _SECONDS)
-    backoff_jitter: float = _knob(0.1, "a number from 0 to 1, the width of the spread", partial(_number, low=0, high=1))
+    initial_backoff: float = knob(0.1, "a number of seconds above 0", SECONDS)
+    max_backoff: float = knob(30.0, "a number of seconds above 0", SECONDS)
+    backoff_jitter: float = knob(0.1, "a number from 0 to 1, the width of the spread", partial(number, low=0, high=1))
 
     def __post_init__(self) -> None:
-        for knob in fields(self):
-            object.__setattr__(self, knob.name, _taken(knob.name, knob.metadata, getattr(self, knob.name)))
+        for each in fields(self):
+            object.__setattr__(self, each.name, taken(each.name, each.metadata, getattr(self, each.name)))
         if self.initial_backoff > self.max_backoff:
             raise ConfigurationError("initial_backoff must not be above max_backoff: lower the one or raise the other")
 
@@ -137,28 +70,28 @@ class ChangeStreamConfig(_Backoff):
     https://www.mongodb.com/docs/manual/reference/operator/aggregation/changeStream/
     """
 
-    pipeline: Sequence[Mapping[str, Any]] = _knob(
-        (), 'a sequence of stages such as [{"$match": …}], in text as JSON and without JavaScript', _stages
+    pipeline: Sequence[Mapping[str, Any]] = knob(
+        (), 'a sequence of stages such as [{"$match": …}], in text as JSON and without JavaScript', stages
     )
-    full_document: str | None = _knob(
+    full_document: str | None = knob(
         None,
         '"updateLookup", "whenAvailable", "required", "default" or None',
-        partial(_choice, choices=("updateLookup", "whenAvailable", "required", "default")),
+        partial(choice, choices=("updateLookup", "whenAvailable", "required", "default")),
     )
-    full_document_before_change: str | None = _knob(
+    full_document_before_change: str | None = knob(
         None,
         '"off", "whenAvailable", "required" or None',
-        partial(_choice, choices=("off", "whenAvailable", "required")),
+        partial(choice, choices=("off", "whenAvailable", "required")),
     )
-    show_expanded_events: bool = _knob(False, "True or False", _flag)
-    batch_size: int = _knob(1000, "a whole number from 1", partial(_whole, low=1))
-    max_await_time: float = _knob(1.0, "a number of seconds above 0", _SECONDS)
-    resume_token: Mapping[str, Any] | None = _knob(
-        None, "a whole resume token: the mapping with _data that an event carries, or None", _token, repr=False
+    show_expanded_events: bool = knob(False, "True or False", flag)
+    batch_size: int = knob(1000, "a whole number from 1", partial(whole, low=1))
+    max_await_time: float = knob(1.0, "a number of seconds above 0", SECONDS)
+    resume_token: Mapping[str, Any] | None = knob(
+        None, "a whole resume token: the mapping with _data that an event carries, or None", token, repr=False
     )
-    max_reconnect_attempts: int = _knob(5, "a whole number from 0, which is for ever", partial(_whole, low=0))
-    collation: Mapping[str, Any] | None = _knob(None, 'a mapping such as {"locale": "fr"}, or None', _collation)
-    comment: Any = _knob(None, "a value that BSON knows, in text as JSON ('\"nightly\"')", deepcopy)
+    max_reconnect_attempts: int = knob(5, "a whole number from 0, which is for ever", partial(whole, low=0))
+    collation: Mapping[str, Any] | None = knob(None, 'a mapping such as {"locale": "fr"}, or None', collation)
+    comment: Any = knob(None, "a value that BSON knows, in text as JSON ('\"nightly\"')", deepcopy)
 
     @classmethod
     def from_mapping(
@@ -173,8 +106,8 @@ class ChangeStreamConfig(_Backoff):
         :param known: further whole names that may stand there; ``*`` stands for anything (``"RIGATONI_MY_*"``).
         :raises ConfigurationError: naming the key, never the value.
         """
-        others = ("URI", "MONGOD", *(f"RETRY_{knob.name.upper()}" for knob in fields(RetryPolicy)))
-        return _from_mapping(cls, mapping, prefix, (*known, *(prefix + name for name in others)))
+        others = [prefix + name for name in _OTHERS] + [key_of(each, f"{prefix}RETRY_") for each in fields(RetryPolicy)]
+        return _from_mapping(cls, mapping, prefix, (*known, *others))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +122,9 @@ class RetryPolicy(_Backoff):
     :raises ConfigurationError: for a value that can never work.
     """
 
-    max_attempts: int = _knob(3, "a whole number from 0, which is for ever", partial(_whole, low=0))
-    retry_on: type[BaseException] | tuple[type[BaseException], ...] = _knob(
-        Exception, "an exception class or a tuple of them, not text", _exceptions
+    max_attempts: int = knob(3, "a whole number from 0, which is for ever", partial(whole, low=0))
+    retry_on: type[BaseException] | tuple[type[BaseException], ...] = knob(
+        Exception, "an exception class or a tuple of them, not text", exceptions
     )
 
     @classmethod
@@ -203,46 +136,13 @@ class RetryPolicy(_Backoff):
 
 
 def _from_mapping(cls: type[T], mapping: Mapping[str, Any], prefix: str, known: Iterable[str]) -> T:
-    knobs = {prefix + knob.name.upper(): knob for knob in fields(cls)}
-    given = [key for key in mapping if isinstance(key, str) and key.startswith(prefix)]
-    unknown = [repr(key) for key in given if not any(fnmatchcase(key, name) for name in (*knobs, *known))]
-    if unknown:
-        logger.warning("unknown settings are ignored, misspelt? %s", ", ".join(sorted(unknown)))
-    values: dict[str, Any] = {}
-    for key in given:
-        if key in knobs and mapping[key] != "":
-            convert = _CONVERTERS.get(str(knobs[key].type), _JSON)
-            values[knobs[key].name] = _taken(key, knobs[key].metadata, mapping[key], convert)
+    values = read(fields(cls), mapping, prefix, known)
     try:
         return cls(**values)
     except ConfigurationError as error:
-        concerned = ", ".join(key for key, knob in knobs.items() if knob.name in str(error))
+        concerned = ", ".join(key_of(each, prefix) for each in fields(cls) if each.name in str(error))
         raise ConfigurationError(f"{error} ({concerned})") from None
 
-
-def _taken(name: str, knob: Mapping[str, Any], value: object, convert: Callable[[str], object] = str) -> object:
-    try:
-        return knob["take"](convert(value) if isinstance(value, str) else value)
-    except (LookupError, TypeError, ValueError, RecursionError):
-        # Raised outside, because the text of this error can hold the value.
-        pass
-    raise ConfigurationError(f"{name} must be {knob['must']}")
-
-
-def _without_javascript(document: dict[str, Any]) -> dict[str, Any]:
-    if _JAVASCRIPT & document.keys():
-        raise ValueError
-    return document
-
-
-_BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
-_CONVERTERS: dict[str, Callable[[str], object]] = {
-    "bool": lambda text: _BOOLEANS[text.strip().lower()],
-    "int": int,
-    "float": float,
-    "str | None": str,
-}
-_JSON = partial(json.loads, object_hook=_without_javascript)
 
 _SCHEME = re.compile(r"mongodb(\+srv)?://")
 _HOST = re.compile(r"(\[[\w:.%]+\]|[\w.%-]+)(:\d+)?")

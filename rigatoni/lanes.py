@@ -6,17 +6,21 @@ and none passes before they returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from bson import Decimal128, Int64, ObjectId
 
 from .barrier import Barrier
 from .events import ChangeEvent, namespace_of
+from .hub import is_patched
 from .lane import Group, Raw, Route, Shared, place
 from .registration import Handler
 from .selection import Namespace
 from .watermark import UNWANTED, Batch, Place
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str | None, str | None, str]
 
@@ -162,3 +166,24 @@ def _hash(value: Any) -> int:
         return hash(value) if value == value else _NOT_A_NUMBER
     except TypeError:
         return hash(repr(value))
+
+
+class Wide(Protocol):
+    """What may ask for lanes: a handler, or a collection with a stream of its own."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """Say how many; None for the watcher's own."""
+
+
+def warn_of_lanes(concurrency: int, handlers: Collection[Handler], others: Iterable[Wide]) -> None:
+    """Say that lanes and timeouts have no effect where the process is not patched.
+
+    :param concurrency: lanes where nobody asks for more.
+    """
+    lanes = max([concurrency, *(each.concurrency or 1 for each in (*handlers, *others))])
+    if (lanes > 1 or any(handler.timeout for handler in handlers)) and not is_patched():
+        logger.warning(
+            "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and timeout= "
+            "have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"
+        )

@@ -4,29 +4,92 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from inspect import iscoroutinefunction, ismethod
-from typing import Any
+from typing import Any, get_args
 
 import gevent
 
-from .client import Client
+from .client import Client, moment
 from .config import URI, ChangeStreamConfig, RetryPolicy
 from .errors import ConfigurationError
 from .hooks import HookChain, Hooks
-from .registration import OnError, check_on_error, is_count, is_seconds
+from .knob import key_of, knob, number, read, taken, whole
+from .registration import OnError
 from .stores import TokenStore
+from .stores.sqlite import SQLiteStore
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_CHOICES = {
-    "on_invalidate": ("resume", "stop"),
-    "on_history_lost": ("stop", "now", "earliest"),
-    "on_oversize": ("stub", "stop"),
-}
 
 
-@dataclass(frozen=True, slots=True)
+def _client(value: object) -> object:
+    if isinstance(value, ConfigurationError):
+        raise value
+    # By what it does, so that tests can bring their own; to a Database every name is one of a collection.
+    close = getattr(value, "close", None)
+    if not isinstance(value, URI) and (not ismethod(close) or iscoroutinefunction(close)):
+        raise ValueError
+    return value
+
+
+def _database(value: object) -> object:
+    if value is not None and (not isinstance(value, str) or not value or "." in value or "\0" in value):
+        raise ValueError
+    if value is not None and "{" in value:
+        raise ConfigurationError(
+            "the server opens no cursor on exactly this name; use a Watcher without a database, and on(database=…)"
+        )
+    return value
+
+
+def _name(value: object) -> object:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _store(value: object) -> object:
+    if not isinstance(value, (TokenStore, os.PathLike)):
+        raise ValueError
+    return value
+
+
+def _among(value: object, choices: tuple[str, ...]) -> object:
+    if value not in choices:
+        raise ValueError
+    return value
+
+
+def _anything(value: object) -> object:
+    return value
+
+
+def chained(hooks: Iterable[Hooks]) -> HookChain:
+    """Make one of many hooks.
+
+    :raises ConfigurationError: for what is no :class:`~rigatoni.Hooks`.
+    """
+    if isinstance(hooks, HookChain):
+        return hooks
+    if not isinstance(hooks, Iterable):
+        raise ConfigurationError(f"hooks are a list: write hooks=[{type(hooks).__name__}(…)]")
+    hooks = tuple(hooks)
+    for hook in hooks:
+        if not isinstance(hook, Hooks):
+            raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not of {type(hook).__name__}")
+    # To gevent a timeout is no Exception.
+    return HookChain(hooks, harmless=(Exception, gevent.Timeout))
+
+
+def _choice(*choices: str) -> Any:
+    must = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}"
+    return knob(MISSING, must, partial(_among, choices=choices), convert=str)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """The options of a :class:`~rigatoni.Watcher`; see there.
 
@@ -34,45 +97,50 @@ class Settings:
     :raises ConfigurationError: for a value that could never work.
     """
 
-    client: URI | Client
-    database: str | None
-    name: str
-    store: TokenStore
+    client: URI | Client = knob(MISSING, "a URI or a MongoClient", _client, convert=URI, called="URI")
+    database: str | None = knob(MISSING, "the name of a database, or None", _database)
+    name: str = knob(MISSING, "letters, digits, dot, underscore and hyphen, at most 64 of them", _name)
+    store: TokenStore = knob(
+        MISSING, "the path of an SQLite file, or an object of a subclass of TokenStore", _store, convert=SQLiteStore
+    )
     config: ChangeStreamConfig
-    concurrency: int
-    max_in_flight: int
+    concurrency: int = knob(MISSING, "a whole number from 1", partial(whole, low=1))
+    max_in_flight: int = knob(MISSING, "a whole number from 1", partial(whole, low=1))
     retry: RetryPolicy
-    on_error: OnError
-    save_interval: float
-    start_at: object
-    on_invalidate: str
-    on_history_lost: str
-    on_oversize: str
-    hooks: HookChain
+    on_error: OnError = _choice(*get_args(OnError))
+    save_interval: float = knob(
+        MISSING, "a number of seconds from 0.001", partial(number, low=0.001, high=sys.float_info.max)
+    )
+    start_at: object = knob(
+        MISSING, 'a way back such as 2h, "earliest", or a time with its zone', _anything, convert=moment
+    )
+    on_invalidate: str = _choice("resume", "stop")
+    on_history_lost: str = _choice("stop", "now", "earliest")
+    on_oversize: str = _choice("stub", "stop")
+    hooks: HookChain = knob(MISSING, "a list of objects of subclasses of Hooks", chained, convert=str)
     made_by: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
-        _check_objects(self.client, self.store, self.retry)
-        check_on_error(self.on_error)
-        _check_names(self.name, self.database)
-        _check_config(self.config)
-        for option in ("concurrency", "max_in_flight"):
-            if not is_count(getattr(self, option)):
-                raise ConfigurationError(f"{option} must be a whole number from 1, not {getattr(self, option)!r}")
-        if not is_seconds(self.save_interval, least=0.001):
+        for each in _KNOBS:
+            if each.name != "start_at":
+                taken(each.name, each.metadata, getattr(self, each.name), shows=True)
+        for option, kind in (("config", ChangeStreamConfig), ("retry", RetryPolicy)):
+            value = getattr(self, option)
+            if not isinstance(value, kind):
+                raise ConfigurationError(f"{option} must be a {kind.__name__}, not {type(value).__name__}")
+        if self.config.resume_token is not None:
             raise ConfigurationError(
-                f"save_interval must be a number of seconds from 0.001, not {self.save_interval!r}"
+                "config.resume_token belongs to ChangeStreamListener: a Watcher keeps positions itself; "
+                "use start_at=token"
             )
-        for option, choices in _CHOICES.items():
-            if getattr(self, option) not in choices:
-                raise ConfigurationError(
-                    f"{option} must be one of {', '.join(map(repr, choices))}, not {getattr(self, option)!r}"
-                )
 
     @property
     def watched(self) -> str:
         """Say in words what is watched."""
         return "the whole deployment" if self.database is None else f"database {self.database!r}"
+
+
+_KNOBS = [each for each in fields(Settings) if each.metadata]
 
 
 def concealed(client: object) -> Any:
@@ -86,50 +154,23 @@ def concealed(client: object) -> Any:
         return error.with_traceback(None)
 
 
-def chained(hooks: Iterable[Hooks]) -> HookChain:
-    """Make one of many hooks.
+def options(mapping: Mapping[str, Any], prefix: str, known: Iterable[str]) -> dict[str, Any] | ConfigurationError:
+    """Read the options of a Watcher from an environment or a Flask configuration.
 
-    :raises ConfigurationError: for what is no :class:`~rigatoni.Hooks`.
+    What is wrong with it comes back too, because frames that raise must not have it, which holds the URI, among their
+    local variables.
     """
-    if not isinstance(hooks, Iterable):
-        raise ConfigurationError(f"hooks are a list: write hooks=[{type(hooks).__name__}(…)]")
-    hooks = tuple(hooks)
-    for hook in hooks:
-        if not isinstance(hook, Hooks):
-            raise ConfigurationError(f"hooks must be objects of subclasses of Hooks, not {hook!r}")
-    # To gevent a timeout is no Exception.
-    return HookChain(hooks, harmless=(Exception, gevent.Timeout))
-
-
-def _check_objects(client: object, store: object, retry: object) -> None:
-    if isinstance(client, ConfigurationError):
-        raise client
-    # By what it does, so that tests can bring their own; to a Database every name is one of a collection.
-    close = getattr(client, "close", None)
-    if not isinstance(client, URI) and (not ismethod(close) or iscoroutinefunction(close)):
-        raise ConfigurationError(f"client must be a URI or a MongoClient, not {type(client).__name__}")
-    if not isinstance(store, TokenStore):
-        raise ConfigurationError(f"store must be a path or an object of a subclass of TokenStore, not {store!r}")
-    if not isinstance(retry, RetryPolicy):
-        raise ConfigurationError(f"retry must be a RetryPolicy, not {type(retry).__name__}")
-
-
-def _check_names(name: str, database: str | None) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigurationError(f"name={name!r}: letters, digits, dot, underscore and hyphen, at most 64 of them")
-    if database is not None and (not isinstance(database, str) or not database or "." in database or "\0" in database):
-        raise ConfigurationError(f"database={database!r} is no name of a database")
-    if database is not None and "{" in database:
-        raise ConfigurationError(
-            f"database={database!r}: the server opens no cursor on exactly this name; "
-            "use a Watcher without a database, and on(database=…)"
+    parts = ((ChangeStreamConfig, prefix), (RetryPolicy, f"{prefix}RETRY_"))
+    others = [key_of(each, start) for kind, start in parts for each in fields(kind)]
+    try:
+        values = read(_KNOBS, mapping, prefix, (*known, *others, f"{prefix}MONGOD"))
+        values["config"] = ChangeStreamConfig.from_mapping(mapping, prefix, known=(f"{prefix}*",))
+        values["retry"] = RetryPolicy.from_mapping(mapping, f"{prefix}RETRY_", known=(f"{prefix}*",))
+    except ConfigurationError as error:
+        return error.with_traceback(None)
+    if values["config"].resume_token is not None:
+        return ConfigurationError(
+            f"{prefix}RESUME_TOKEN belongs to ChangeStreamListener: a Watcher keeps positions itself; "
+            f"use {prefix}START_AT"
         )
-
-
-def _check_config(config: ChangeStreamConfig) -> None:
-    if not isinstance(config, ChangeStreamConfig):
-        raise ConfigurationError(f"config must be a ChangeStreamConfig, not {type(config).__name__}")
-    if config.resume_token is not None:
-        raise ConfigurationError(
-            "config.resume_token belongs to ChangeStreamListener: a Watcher keeps positions itself; use start_at=token"
-        )
+    return values

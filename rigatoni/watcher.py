@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -16,10 +16,11 @@ from .errors import ConfigurationError
 from .handlers import Handlers
 from .hooks import Hooks
 from .hub import inert_after_fork, is_patched, live
+from .lanes import warn_of_lanes
 from .life import Life, State
 from .plan import Watch, plans, watched
 from .registration import OnError
-from .settings import Settings, chained, concealed
+from .settings import Settings, chained, concealed, options
 from .signals import stop_at_exit, told_by_signals
 from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
@@ -58,8 +59,6 @@ class Watcher(Handlers):
     :param on_oversize: for an event over 16 MB: "stub" (default) or "stop".
     :param hooks: observers, see :class:`Hooks`.
     :raises ConfigurationError: for anything that could never work.
-
-    https://www.mongodb.com/docs/manual/changeStreams/
     """
 
     _life: Life | None = None
@@ -106,6 +105,21 @@ class Watcher(Handlers):
         )
         self._starting = threading.Lock()
 
+    @classmethod
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], prefix: str = "RIGATONI_", *, known: Iterable[str] = ()
+    ) -> Watcher:
+        """Build from an environment or a Flask configuration: see :meth:`ChangeStreamConfig.from_mapping`.
+
+        Every option, its config's and, with ``RETRY_``, its retry's; `client` is ``RIGATONI_URI``, and `start_at` may
+        be 2h, earliest, or a time with its zone.
+        """
+        if isinstance(found := options(mapping, prefix, known), ConfigurationError):
+            # Tools that show the local variables of a traceback would show the URI.
+            del mapping
+            raise found
+        return cls(**found)
+
     @property
     def name(self) -> str:
         """Say who this consumer is."""
@@ -127,10 +141,7 @@ class Watcher(Handlers):
         return None if self._life is None else self._life.error
 
     def stats(self) -> dict[str, Any]:
-        """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream.
-
-        In any state and from any greenlet or thread.
-        """
+        """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream; from any thread."""
         return Life(self._settings, ()).stats() | {"state": "created"} if self._life is None else self._life.stats()
 
     def watch(
@@ -162,13 +173,14 @@ class Watcher(Handlers):
             raise ConfigurationError(f"watch({collection!r}) was called before")
         self._watches[watch.scope] = watch
 
-    def start(self) -> State:
+    def start(self, timeout: float | None = None) -> State:
         """Take the lock, open every stream and save the first positions; a write made after it returns will be seen.
 
         The first open has the same retry budget as any other; errors that are not retryable raise at once.
 
+        :param timeout: seconds to wait for that; None (default) waits to the end. It goes on starting afterwards.
         :returns: "running"; "standby" when another process holds the name (it takes over by itself); "stopped" when
-            :meth:`stop` came first.
+            :meth:`stop` came first; "starting" when the time is over.
         :raises ConfigurationError: without a handler, when it runs already, in a child of the process in which it runs.
         :raises StreamError: when a stream cannot be opened.
         """
@@ -176,14 +188,14 @@ class Watcher(Handlers):
             life = self._prepare()
         live(life.run, f"rigatoni {self.name}", life.over)
         try:
-            life.settled.wait()
+            is_settled = life.settled.wait(timeout)
         except BaseException:
             life.stop.set()
             raise
         if life.error is not None:
             raise life.error
         # The first may end at this very moment, so that the take-over begins.
-        return "standby" if life.state == "starting" else life.state
+        return "standby" if is_settled and life.state == "starting" else life.state
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Stop reading, forget what was read ahead, let running handlers return, save, release the name.
@@ -271,19 +283,10 @@ class Watcher(Handlers):
             stop_at_exit(self)
         self._frozen = True
         logger.info("watcher %r watches %s", self.name, self._settings.watched)
-        self._say_what_has_no_effect()
+        warn_of_lanes(self._settings.concurrency, self._handlers, self._watches.values())
         inert_after_fork(self)
         self._life = Life(self._settings, made)
         return self._life
-
-    def _say_what_has_no_effect(self) -> None:
-        asked = any((handler.concurrency or 1) > 1 or handler.timeout for handler in self._handlers)
-        lanes = max([self._settings.concurrency, *(watch.concurrency or 1 for watch in self._watches.values())])
-        if (asked or lanes > 1) and not is_patched():
-            logger.warning(
-                "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and "
-                "timeout= have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"
-            )
 
     def _told(self) -> None:
         life = self._life
@@ -291,8 +294,7 @@ class Watcher(Handlers):
             (life.hurry if life.stop.is_set() else life.stop).set()
 
     def __repr__(self) -> str:
-        settings: Settings | None = vars(self).get("_settings")
-        if settings is None:
+        if (settings := vars(self).get("_settings")) is None:
             # For tools that show the local variables of a traceback.
             return "<Watcher that could not be made>"
         return f"<Watcher {settings.name!r} of {settings.watched}: {self.state}, {len(self._handlers)} handlers>"

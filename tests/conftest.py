@@ -22,6 +22,15 @@ def database(mongodb_replica_set: Any, mongodb_database_name: str) -> Iterator[A
 
 
 @pytest.fixture
+def shop(mongodb_replica_set: Any) -> Iterator[Any]:
+    """The database that the manual and the examples name, empty, with the others that they write into."""
+    with MongoClient(mongodb_replica_set.uri) as client:
+        yield client["shop"]
+        for name in ("shop", "accounts", "audit"):
+            client.drop_database(name)
+
+
+@pytest.fixture
 def store_path(tmp_path: Path) -> str:
     return str(tmp_path / "tokens.db")
 
@@ -42,6 +51,15 @@ def failing(failing_server: Any) -> Iterator[Any]:
 
     with Failing(*failing_server) as failing:
         yield failing
+
+
+@pytest.fixture(scope="module")
+def short_oplog() -> Iterator[str]:
+    """The URI of a server that has forgotten the beginning of its oplog."""
+    from short_oplog import forgetful
+
+    with forgetful() as uri:
+        yield uri
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:

@@ -50,7 +50,14 @@ def test_every_kind_of_change_is_replayed_by_every_contestant(tmp_path: Path) ->
 @pytest.mark.faults
 @pytest.mark.parametrize(
     ("subject", "scale", "count"),
-    [("fanout", 0.02, 3), ("concurrency", 0.02, 3), ("latency", 0.02, 3), ("neighbour", 0.01, 2), ("cost", 0.01, 3)],
+    [
+        ("fanout", 0.02, 3),
+        ("concurrency", 0.02, 3),
+        ("latency", 0.02, 3),
+        ("neighbour", 0.01, 2),
+        ("cost", 0.01, 3),
+        ("gunicorn", 0.02, 1),
+    ],
 )
 def test_every_subject_has_its_tables(tmp_path: Path, subject: str, scale: float, count: int) -> None:
     assert len(tables(subject, scale, tmp_path)) == count

@@ -275,3 +275,12 @@ def test_what_the_server_says_of_a_command_is_logged_only_for_debugging(
         watcher.start()
     assert "literal4711" not in str(caught.value)
     assert ("literal4711" in caplog.text) is (level == logging.DEBUG)
+
+
+def test_a_start_waits_no_longer_than_it_is_told_and_goes_on_starting(make: Make, database: Any) -> None:
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    assert watcher.start(timeout=0) in ("starting", "running")
+    wait_until(lambda: watcher.state == "running")
+    database.orders.insert_one({"_id": 1})
+    wait_until(lambda: seen == [1])

@@ -10,24 +10,28 @@ import io
 
 import click
 
+from .dead_letters import dead_letters
 from .demo import demo
-from .exits import CATEGORIES, CLEAN_STOP, FAILED, INTERRUPTED, USAGE, masked
+from .doctor import doctor
+from .exits import CLEAN_STOP, INTERRUPTED, MEANINGS, masked
 from .run import run
+from .status import status
+from .tokens import tokens
 from .watch import watch
 
-_CODES = "\n".join(f"  {code}  {category}" for category, code in CATEGORIES.items())
+_CODES = "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items())
 _EPILOG = f"""\b
 Examples:
   rigatoni demo
+  rigatoni doctor mongodb://localhost:27017 --database shop
   rigatoni run shop.handlers:watcher
+  rigatoni status --name search
+  rigatoni tokens list
   rigatoni watch mongodb://localhost:27017 --database shop | jq .operationType
   RIGATONI_URI=mongodb://… rigatoni watch -d shop -c orders -o insert --pretty
 
 \b
 Exit codes:
-  {CLEAN_STOP}   stopped
-  {FAILED}   an error that nobody foresaw; a demo that lost something
-  {USAGE}   the command line is wrong
 {_CODES}
 """
 
@@ -56,7 +60,7 @@ def rigatoni() -> None:
     """MongoDB change streams: at least once, resumable."""
 
 
-for command in (demo, run, watch):
+for command in (dead_letters, demo, doctor, run, status, tokens, watch):
     rigatoni.add_command(command)
 
 

@@ -7,7 +7,14 @@ import click
 from .exits import CLEAN_STOP, FAILED, INTERRUPTED, fatal_errors_end_it
 
 
-@click.command()
+@click.command(
+    short_help="Kill a program half-way, and count what was lost.",
+    epilog="""\b
+Examples:
+  rigatoni demo
+  rigatoni demo --operations 60000
+""",
+)
 @click.option(
     "--operations",
     type=click.IntRange(min=100),

@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING
 import click
 
 from .exits import fatal_errors_end_it
+from .progress import progress
 
 if TYPE_CHECKING:
     from rigatoni import Watcher
 
 
-@click.command(epilog="Example: rigatoni run shop.handlers:watcher")
+@click.command(
+    epilog="""\b
+Examples:
+  rigatoni run shop.handlers:watcher
+  python -m rigatoni run shop.app:services.watcher
+"""
+)
 @click.argument("target", metavar="MODULE:WATCHER")
 def run(target: str) -> None:
     """Run a watcher of a Python module until SIGINT or SIGTERM.
@@ -29,19 +36,27 @@ def run(target: str) -> None:
 
     A first signal stops cleanly (exit code 0): running handlers return, the position is saved. A second does not wait
     for them. A fatal error ends it with one line, "rigatoni: CATEGORY: message", and the category's exit code.
+
+    On a terminal a line shows how it catches up with what changed while it was away: how far it is, how many events a
+    second it takes, how long that will last.
     """
     from gevent import monkey
 
     monkey.patch_all()
     with fatal_errors_end_it():
-        watcher = _watcher(target)
+        watcher = watcher_of(target)
         # What the program has configured is left alone.
         if not logging.getLogger("rigatoni").hasHandlers():
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        watcher.run()
+        with progress(watcher):
+            watcher.run()
 
 
-def _watcher(target: str) -> Watcher:
+def watcher_of(target: str) -> Watcher:
+    """Import the watcher that MODULE:WATCHER names.
+
+    :raises click.UsageError: when there is none, naming the mend.
+    """
     from rigatoni import Watcher
 
     module_name, _, path = target.partition(":")

@@ -10,19 +10,18 @@ import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
-from .exits import fatal_errors_end_it, has_password
+from .consumer import PLACE
+from .exits import fatal_errors_end_it, say, warn_of_password
+from .moments import moment
 
 if TYPE_CHECKING:
     from rigatoni import ChangeEvent, ChangeStreamConfig, Hooks, Watcher
 
 _JAVASCRIPT = {"$function", "$accumulator", "$where"}
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 #: What the server sends without being asked for more.
 _PLAIN = {"insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate"}
 
@@ -38,7 +37,7 @@ RIGATONI_FULL_DOCUMENT_BEFORE_CHANGE: every option of ChangeStreamConfig.
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Write the changes of a server as lines of JSON.", epilog=_EPILOG)
 @click.argument("uri", envvar="RIGATONI_URI")
 @click.option("-d", "--database", help="Only this database; default: the whole deployment.")
 @click.option("-c", "--collection", multiple=True, help="Only this collection, or glob; may be repeated.")
@@ -66,8 +65,7 @@ def watch(context: click.Context, /, uri: str, pretty: bool, **options: Any) -> 
     from gevent import monkey
 
     monkey.patch_all()
-    if context.get_parameter_source("uri") is ParameterSource.COMMANDLINE and has_password(uri):
-        _say("other users can see a password among the arguments of a process: put the URI into RIGATONI_URI")
+    warn_of_password(context, uri)
     logging.basicConfig(format="rigatoni: %(levelname)s: %(message)s")
     # A fatal error gets its one line below.
     logging.getLogger("rigatoni.life").addFilter(lambda record: record.levelno < logging.ERROR)
@@ -95,7 +93,7 @@ def _watcher(
         database,
         store=MemoryStore(),
         config=_config(full_document, pipeline, operation),
-        start_at=_moment(start_at),
+        start_at=moment(start_at, "--start-at"),
         # A line that cannot be written is never skipped.
         on_error="stop",
         hooks=[_ready(database)],
@@ -124,7 +122,7 @@ def _ready(database: str | None) -> Hooks:
             if not self.said:
                 self.said = True
                 what = "the whole deployment" if database is None else f"database {database!r}"
-                _say(f"watching {what}; Ctrl-C ends it")
+                say(f"watching {what}; Ctrl-C ends it")
 
     return Ready()
 
@@ -132,7 +130,7 @@ def _ready(database: str | None) -> Hooks:
 def _config(full_document: str | None, pipeline: str | None, operations: tuple[str, ...]) -> ChangeStreamConfig:
     from rigatoni import ChangeStreamConfig
 
-    config = ChangeStreamConfig.from_mapping(os.environ)
+    config = ChangeStreamConfig.from_mapping(os.environ, known=PLACE)
     if full_document is not None:
         config = replace(config, full_document=full_document)
     if pipeline is not None:
@@ -161,23 +159,6 @@ def _keys(value: object) -> set[str]:
     if isinstance(value, Mapping):
         return set(value).union(*map(_keys, value.values()))
     return set().union(*map(_keys, value)) if isinstance(value, list) else set()
-
-
-def _moment(text: str | None) -> timedelta | datetime | str | None:
-    if text is None or text == "earliest":
-        return text
-    back = re.fullmatch(r"(\d{1,6})([smhd])", text)
-    if back:
-        return timedelta(**{_UNITS[back[2]]: int(back[1])})
-    try:
-        moment = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", text))
-    except ValueError:
-        raise click.BadParameter(
-            f'{text!r} is neither a way back (2h), nor "earliest", nor an ISO time', param_hint="--start-at"
-        ) from None
-    if moment.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no time zone: {text}Z is UTC", param_hint="--start-at")
-    return moment
 
 
 def _line(raw: Mapping[str, Any], pretty: bool) -> str:
@@ -216,7 +197,3 @@ def _stop_with_reader(watcher: Watcher) -> None:
 
     if stat.S_ISFIFO(os.fstat(output).st_mode):
         gevent.spawn(wait)
-
-
-def _say(text: str) -> None:
-    click.echo(f"rigatoni: {text}", err=True)

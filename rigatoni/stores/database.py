@@ -82,10 +82,7 @@ def prepare(path: str) -> None:
     :raises ResumeTokenPersistenceError: naming the mend.
     """
     real = os.path.realpath(path)
-    directory = os.path.dirname(real)
-    if not os.path.isdir(directory):
-        raise unusable(path, f"there is no directory {directory}; make it, or give store= another path")
-    _refuse_unsafe_place(path, directory)
+    directory = check_place(path)
     try:
         _make(real)
     except OSError as error:
@@ -93,6 +90,19 @@ def prepare(path: str) -> None:
             path, f"{error.strerror}; make the directory {directory} writable for user id {os.geteuid()}"
         ) from error
     _refuse_unwritable(path, directory)
+
+
+def check_place(path: str) -> str:
+    """Give the directory where the file is, or would be, and refuse one where it cannot be kept; nothing is made.
+
+    :param path: absolute.
+    :raises ResumeTokenPersistenceError: naming the mend.
+    """
+    directory = os.path.dirname(os.path.realpath(path))
+    if not os.path.isdir(directory):
+        raise unusable(path, f"there is no directory {directory}; make it, or give store= another path")
+    _refuse_unsafe_place(path, directory)
+    return directory
 
 
 def connect(path: str) -> Database:
@@ -185,8 +195,8 @@ def _make(path: str) -> None:
 
 
 def _refuse_unsafe_place(path: str, directory: str) -> None:
-    file_system = _network_file_system(directory)
-    if file_system is not None:
+    file_system = file_system_of(directory)
+    if file_system in NETWORK_FILE_SYSTEMS:
         raise unusable(
             path,
             f"it is on a network file system ({file_system}), where SQLite is not safe; put it on a local disk",
@@ -208,8 +218,11 @@ def _refuse_unwritable(path: str, directory: str) -> None:
             )
 
 
-def _network_file_system(directory: str) -> str | None:
-    """Name the file system when it is another host's: the last of the longest mount points that lead there decides."""
+def file_system_of(directory: str) -> str | None:
+    """Name the file system of a directory; None where the system does not say.
+
+    The last of the longest mount points that lead there decides.
+    """
     try:
         table = MOUNT_TABLE.read_text("utf-8", "surrogateescape")
     except OSError:
@@ -221,4 +234,4 @@ def _network_file_system(directory: str) -> str | None:
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split()[4])
         if os.path.commonpath([point, directory]) == point and len(point) >= len(longest):
             longest, found = point, source.split()[0]
-    return found if found in NETWORK_FILE_SYSTEMS else None
+    return found or None

@@ -1,0 +1,63 @@
+"""How far back the server's oplog goes: so long may a watcher be away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..moments import span
+from .finding import UNKNOWN, Finding, note, ok, warning
+
+if TYPE_CHECKING:
+    from rigatoni.client import Client
+
+#: Seconds below which the oplog forgets what a night's outage left to do.
+SHORT = 24 * 3600
+#: What the first entry of an oplog says that has never forgotten anything.
+_FIRST = "initiating set"
+_RESIZE = "db.adminCommand({replSetResizeOplog: 1, size: %d, minRetentionHours: 72}) on each member, in mongosh"
+
+
+def examine_history(client: Client) -> Iterator[Finding]:
+    """Measure the time between the first and the last entry of the oplog."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        first, last = _entry(client, 1), _entry(client, -1)
+    except OperationFailure:
+        first = last = None
+    if first is None or last is None:
+        grant = '{resource: {db: "local", collection: "oplog.rs"}, actions: ["find"]}'
+        text = f'{UNKNOWN} (find on local.oplog.rs); headroom is unknown, too, and start_at="earliest" not possible'
+        yield note("oplog", text, f"add the privilege {grant}, on a replica set")
+        return
+    window = last["ts"].time - first["ts"].time
+    if first.get("o", {}).get("msg") == _FIRST:
+        yield ok("oplog", f"it has everything since the set began, {span(window)} ago")
+    elif window >= SHORT:
+        yield ok("oplog", f"it goes back {span(window)}: so long may a watcher be away")
+    else:
+        yield warning(
+            "oplog",
+            f"it goes back only {span(window)}: a watcher that is away, or behind, for longer loses its position "
+            f"(error 286); less than {span(SHORT)} does not cover a night and the day after",
+            _RESIZE % _larger(client),
+        )
+
+
+def _entry(client: Client, direction: int) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = client.local["oplog.rs"].find_one(
+        sort=[("$natural", direction)], projection={"ts": 1, "o.msg": 1}
+    )
+    return found
+
+
+def _larger(client: Client) -> int:
+    """Propose a size in megabytes: several times the present one, and what the server takes at least."""
+    from pymongo.errors import OperationFailure
+
+    try:
+        size = client.local.command("collStats", "oplog.rs").get("maxSize", 0)
+    except OperationFailure:
+        size = 0
+    return max(int(8 * size / 2**20), 16000)
