@@ -204,9 +204,7 @@ def test_of_thousands_of_letters_one_page_is_shown_the_newest_first() -> None:
     assert "Page 3 of 3" in beyond and "Page 1 of 3" in text_of(client, page="x")
 
 
-@pytest.mark.parametrize(
-    "document", [{"text": "x" * 10_000_000}, {"many": list(range(1_000_000))}], ids=["one", "many"]
-)
+@pytest.mark.parametrize("document", [{"text": "x" * 10_000_000}, {"many": list(range(300_000))}], ids=["one", "many"])
 def test_of_a_letter_of_ten_megabytes_the_beginning_is_shown(document: dict[str, Any]) -> None:
     watcher = watcher_with(RUNNING)
     bury(watcher, event=make_event("insert", document=document).raw, traceback="y" * 1_000_000)
