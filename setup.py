@@ -40,6 +40,7 @@ setup(
     extras_require={
         "embedded": embedded,
         "flask": flask,
+        "prometheus": ["prometheus-client>=0.20"],
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
         "test": [
             *embedded,

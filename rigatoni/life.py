@@ -173,13 +173,14 @@ class Life:
 
     def _stream_stats(self, pipe: Pipe) -> dict[str, Any]:
         stats, since = pipe.stats(), pipe.since()
-        if self._oldest is not None and since is not None:
+        if self._oldest is not None and since is not None and stats["state"] == "active":
             stats["headroom"] = max(0, since - self._oldest.time)
         return stats
 
     def _status(self) -> Mapping[str, Any]:
         own = {"name": self._settings.name, "host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
-        return {**own, **self.stats(), **self._last_words, **self._settings.hooks.status()}
+        # What hooks say first, so that none of them can make the row lie.
+        return {**self._settings.hooks.status(), **own, **self.stats(), **self._last_words}
 
     # The way up.
 

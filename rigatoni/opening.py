@@ -192,6 +192,7 @@ class Opening:
             hooks=settings.hooks,
             find_oldest=self.find_oldest,
             cluster=cluster.identity,
+            now=cluster.now,
             on_history_lost=settings.on_history_lost,
             on_oversize=settings.on_oversize,
             most=settings.max_in_flight,

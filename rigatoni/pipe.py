@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 import gevent
+from bson import Timestamp
 
 from .delivery import Counts
 from .errors import StreamInvalidatedError
@@ -78,7 +79,10 @@ class Pipe:
         self._saved: Position | None = None
         self._received = 0
         self._ending = ""
+        self._reached: Timestamp | None = None
+        self._reached_at = monotonic()
         self._caught_up = False
+        self._is_putting = False
         self.lanes = lanes
         self.scope = stream.scope
 
@@ -91,6 +95,7 @@ class Pipe:
         if position is not None and position.fingerprint not in ("", self._stream.fingerprint):
             position = replace(position, token=None)
         self._prefix = self._stream.open(position, check=True)
+        self._reach(self._prefix.cluster_time)
 
     def read(self) -> None:
         """Read ahead until told to stop; the first of the two greenlets of a pipe."""
@@ -113,10 +118,12 @@ class Pipe:
                 self._wait(self._arrived)
             reply = self._ahead.popleft()
             self._taken.set()
-            self._caught_up = reply.is_empty
+            self._is_putting = not reply.is_empty
             for events, end, size in reply.slices():
                 self._put(events, end, size)
                 gevent.sleep(0)
+            self._reach(reply.operation_time if end is None else self._stream.position(end).cluster_time, reply)
+            self._is_putting = False
             if self._is_end(reply):
                 self._end()
 
@@ -147,7 +154,7 @@ class Pipe:
         self._stream.close(error)
 
     def stats(self) -> dict[str, Any]:
-        """Say how it goes; lag in seconds."""
+        """Say how it goes; lag in seconds, 0 only when everything that the server has is read and finished."""
         counts = self._counts
         return {
             "state": self._stream.state,
@@ -167,14 +174,31 @@ class Pipe:
         """Return the time of the position, in seconds since the epoch, for what concerns the oplog."""
         return None if self._prefix is None else self._prefix.cluster_time.time
 
+    def _reach(self, reached: Timestamp | None, reply: Reply | None = None) -> None:
+        """Take note up to which time everything was read, and whether the server had more at that moment.
+
+        :param reply: the last one that was read; None when only the cursor was opened.
+        """
+        now = self._stream.clock.operation_time if reply is None else reply.operation_time
+        self._reached, self._reached_at, self._caught_up = reached, monotonic(), False
+        if now is not None and reached is not None:
+            # The two times of a reply without events are not always of the same moment.
+            tolerance = 1 if reply is not None and reply.is_empty else -1
+            self._caught_up = reached >= now or now.time - reached.time <= tolerance
+
     def _lag(self) -> float | None:
-        stream = self._stream
-        if stream.operation_time is None or self._prefix is None:
+        """Measure from the server's time back to the oldest change that is not finished, or may not have been read."""
+        stream, clock, undone = self._stream, self._stream.clock, self._watermark.undone()
+        now, reached = clock.now(), self._reached
+        if now is None or reached is None or stream.state == "closed":
             return None
-        hears = stream.state == "active" and not stream.catching_up
-        if hears and self._caught_up and not self._watermark.in_flight and not self._ahead:
-            return 0.0
-        return max(0.0, stream.operation_time.time - self._prefix.cluster_time.time + monotonic() - stream.heard)
+        if undone is not None:
+            return max(0.0, now - stream.position(undone).cluster_time.time)
+        if not self._caught_up:
+            return max(0.0, now - reached.time)
+        has_more = self._is_putting or not all(reply.is_empty for reply in tuple(self._ahead))
+        is_heard = stream.state == "active" and not clock.is_late
+        return 0.0 if is_heard and not has_more else max(clock.silence, monotonic() - self._reached_at)
 
     def _put(self, events: list[Event], end: Mapping[str, Any] | None, size: int) -> None:
         self._stream.sized(len(events), size)

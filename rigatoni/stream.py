@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from time import monotonic
 from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
 from bson.errors import BSONError
 from pymongo.errors import ConnectionFailure, NetworkTimeout, PyMongoError
 
+from .clock import ServerClock
 from .config import ChangeStreamConfig
 from .cursor import Cursor
 from .errors import StreamConnectionError, StreamError, is_history_lost, is_oversize, is_token_not_found
@@ -31,6 +31,8 @@ T = TypeVar("T")
 #: A reply is asked for in as many events as probably fit into this: decoding it holds the hub for some five
 #: milliseconds.
 REPLY_SIZE = 256 * 1024
+#: A reply may come so many seconds after the server's await is over.
+PROMPT = 1.0
 #: Closing waits so long for the server to free the cursor.
 CLOSING = 0.1
 #: The oplog may lose its oldest entry between the question for it and the start from it.
@@ -47,6 +49,7 @@ class Stream:
 
     :param scope: the name of the stream in logs, hooks and the store.
     :param cluster: the identity of the cluster, for positions.
+    :param now: the server's time, where it is known.
     :param on_history_lost: "stop", "now" or "earliest".
     :param on_oversize: "stub" or "stop".
     :param most: events asked for at most, whatever the configuration says.
@@ -63,6 +66,7 @@ class Stream:
         hooks: Hooks,
         find_oldest: Callable[[], Timestamp],
         cluster: str = "",
+        now: Timestamp | None = None,
         on_history_lost: str = "stop",
         on_oversize: str = "stop",
         most: int = 2**31 - 1,
@@ -89,8 +93,7 @@ class Stream:
         self.scope = scope
         self.state = "reconnecting"
         self.reconnects = 0
-        self.operation_time: Timestamp | None = None
-        self.heard = monotonic()
+        self.clock = ServerClock(now, config.max_await_time + PROMPT)
 
     @property
     def catching_up(self) -> bool:
@@ -158,6 +161,7 @@ class Stream:
         self._is_unheard = False
         reply = self._cursor.open(self._at)
         self._is_unheard = True
+        self.clock.hear(reply.operation_time)
         # A server without postBatchResumeToken still says what time it is.
         self._at = (
             self.position(reply.end)
@@ -181,7 +185,7 @@ class Stream:
                 self._floor = None
         if not self._cursor.is_open and reply.is_empty and self._at == before:
             raise StreamConnectionError("the server closed the cursor and does not say why")
-        self.operation_time, self.heard = reply.operation_time, monotonic()
+        self.clock.hear(reply.operation_time)
         self._connected()
         return reply
 

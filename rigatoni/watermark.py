@@ -93,6 +93,17 @@ class Watermark:
             return batch.events[batch.passed]
         return None
 
+    def undone(self) -> Token | None:
+        """Return the resume token of the oldest event that is not done, None when all are.
+
+        Changes nothing, so that it may be called from any thread.
+        """
+        for batch in tuple(self._batches):
+            index = batch.done.find(0)
+            if index >= 0:
+                return batch.tokens[index]
+        return None
+
     def newest(self) -> Place | None:
         """Say where the newest handled event of those in flight stands."""
         for batch in reversed(self._batches):

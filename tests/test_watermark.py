@@ -56,6 +56,25 @@ def test_the_end_of_a_batch_counts_only_once_all_of_it_is_done() -> None:
     assert (watermark.in_flight, watermark.size) == (0, 0)
 
 
+def test_the_oldest_undone_event_is_found_without_a_change() -> None:
+    watermark, first, second = Watermark(), a_batch(1, 2), a_batch(3, 4)
+    assert watermark.undone() is None
+    watermark.track(first)
+    watermark.track(second)
+    assert watermark.undone() == token(1)
+
+    first.done[0] = second.done[0] = 1
+    assert watermark.undone() == token(2)
+    first.done[1] = 1
+    assert watermark.undone() == token(4)
+    assert watermark.in_flight == 4
+
+    second.done[1] = 1
+    assert watermark.undone() is None
+    assert watermark.advance() == token(4)
+    assert watermark.undone() is None
+
+
 def test_a_token_behind_an_unfinished_batch_waits_for_it() -> None:
     watermark, batch = Watermark(), a_batch(1)
     watermark.track(batch)

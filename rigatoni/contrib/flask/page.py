@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from rigatoni import DeadLetter, ResumeTokenPersistenceError, Watcher
 from rigatoni.contrib.health import problems
+from rigatoni.contrib.prometheus import exposition
 
 from .feed import Feed
 from .guard import FIELD, Authorize, admit, check_token, checked_authorize, new_token, set_token
@@ -116,10 +117,6 @@ class _Page:
 
     def metrics(self) -> Response:
         """Give the metrics as Prometheus reads them."""
-        try:
-            from rigatoni.contrib.prometheus import exposition
-        except ImportError as error:
-            return Response(f"{error}; pip install 'rigatoni[prometheus]'\n", 501, mimetype="text/plain")
         watcher = self._watcher()
         status = watcher.store.status(watcher.name)
         text, content_type = exposition(watcher.name, status, request.headers.get("Accept", ""))
