@@ -227,3 +227,10 @@ def test_it_is_utf8_with_the_headers_that_keep_a_page_to_itself() -> None:
     assert (
         " style=" not in answer.text and "<style" not in answer.text and not re.search(r"<script(?! src)", answer.text)
     )
+
+
+def test_metrics_are_prometheus_text_of_the_row() -> None:
+    answer = page_of(watcher_with(row_with({"shop": STREAM}))).get(f"{PREFIX}/metrics")
+
+    assert answer.status_code == 200 and answer.headers["Content-Type"].startswith("text/plain; version=")
+    assert "rigatoni_pipeline_status{" in answer.text

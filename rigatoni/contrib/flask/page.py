@@ -64,8 +64,8 @@ def blueprint(watcher: Callable[[], Watcher], authorize: Authorize | Literal["pu
     made.add_url_rule("/events", "events", page.events)
     made.add_url_rule("/health", "health", page.health)
     made.add_url_rule("/metrics", "metrics", page.metrics)
-    made.add_url_rule("/letters/<int:id>/replay", "replay", page.replay, methods=["POST"])
-    made.add_url_rule("/letters/<int:id>/discard", "discard", page.discard, methods=["POST"])
+    made.add_url_rule("/letters/<int(max=9223372036854775807):id>/replay", "replay", page.replay, methods=["POST"])
+    made.add_url_rule("/letters/<int(max=9223372036854775807):id>/discard", "discard", page.discard, methods=["POST"])
     return made
 
 
