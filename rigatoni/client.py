@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from bson import CodecOptions, Timestamp
@@ -24,6 +24,17 @@ from .position import Position
 logger = logging.getLogger(__name__)
 
 Client = MongoClient[Any]
+
+
+class ClientLike(Protocol):
+    """What can be watched: a ``MongoClient``, or what a test puts in its place."""
+
+    def get_database(self, name: str) -> Any:
+        """Return what commands are sent to."""
+
+    def close(self) -> None:
+        """End."""
+
 
 #: So that the driver's monitor notices a frozen or restarting server in seconds; what the URI says wins.
 OWN_OPTIONS: dict[str, Any] = {

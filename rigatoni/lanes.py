@@ -6,17 +6,21 @@ and none passes before they returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bson import Decimal128, Int64, ObjectId
 
 from .barrier import Barrier
 from .events import ChangeEvent, namespace_of
+from .hub import is_patched
 from .lane import Group, Raw, Route, Shared, place
 from .registration import Handler
 from .selection import Namespace
 from .watermark import UNWANTED, Batch, Place
+
+logger = logging.getLogger(__name__)
 
 Key = tuple[str | None, str | None, str]
 
@@ -162,3 +166,17 @@ def _hash(value: Any) -> int:
         return hash(value) if value == value else _NOT_A_NUMBER
     except TypeError:
         return hash(repr(value))
+
+
+def warn_of_lanes(handlers: Iterable[Handler], concurrency: Iterable[int | None]) -> None:
+    """Say that lanes and timeouts have no effect where the process is not patched.
+
+    :param concurrency: what is asked for beside the handlers.
+    """
+    lanes = [*concurrency, *(handler.concurrency for handler in handlers)]
+    is_asked = any((each or 1) > 1 for each in lanes) or any(handler.timeout for handler in handlers)
+    if is_asked and not is_patched():
+        logger.warning(
+            "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and timeout= "
+            "have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction, ismethod
 from typing import Any
 
@@ -24,6 +24,11 @@ _CHOICES = {
     "on_history_lost": ("stop", "now", "earliest"),
     "on_oversize": ("stub", "stop"),
 }
+
+#: Waits that a test is spared: before another attempt of a handler, and of the connection; how often it is tried there
+#: is a matter of seconds, however slow the machine.
+AT_ONCE: dict[str, Any] = {"initial_backoff": 0.001, "max_backoff": 0.001, "backoff_jitter": 0.0}
+RECONNECTING: dict[str, Any] = {**AT_ONCE, "max_backoff": 0.01, "max_reconnect_attempts": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,21 @@ class Settings:
     def watched(self) -> str:
         """Say in words what is watched."""
         return "the whole deployment" if self.database is None else f"database {self.database!r}"
+
+    def rehearsed(self, client: URI | Client, store: TokenStore, config: ChangeStreamConfig | None) -> Settings:
+        """Change what would make a test wait, or leave something behind.
+
+        :param config: None is the own one.
+        """
+        return replace(
+            self,
+            client=client,
+            store=store,
+            config=replace(self.config, **RECONNECTING) if config is None else config,
+            retry=replace(self.retry, **AT_ONCE),
+            save_interval=0.001,
+            made_by=os.getpid(),
+        )
 
 
 def concealed(client: object) -> Any:
