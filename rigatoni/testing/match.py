@@ -46,12 +46,10 @@ def _clause(name: str, value: Any) -> Predicate:
     if not name.startswith("$"):
         test, path = _test(value), name.split(".")
         return lambda document: test([*_found(document, path)])
-    if name not in ("$and", "$or", "$nor") or not isinstance(value, list):
+    if name not in ("$and", "$or") or not isinstance(value, list):
         raise refusal(f"{name} in $match")
     each = [compiled(query) for query in value]
-    if name == "$and":
-        return _all(each)
-    return lambda document: any(predicate(document) for predicate in each) is (name == "$or")
+    return _all(each) if name == "$and" else lambda document: any(predicate(document) for predicate in each)
 
 
 def _all(predicates: list[Predicate]) -> Predicate:
