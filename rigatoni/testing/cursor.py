@@ -61,8 +61,10 @@ class Cursor:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether there is something that it has not read."""
-        return bool(self._waiting) or self._next < self._oplog.end
+        """Tell whether there is something that it has not read, its beginning included: a new cursor says at once where
+        it stands, so that nobody waits for it.
+        """
+        return self._is_unread or bool(self._waiting) or self._next < self._oplog.end
 
     def read(self, count: int) -> list[Event]:
         """Read on, for at most so many events.
