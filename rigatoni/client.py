@@ -29,6 +29,10 @@ Client = MongoClient[Any]
 class ClientLike(Protocol):
     """What can be watched: a ``MongoClient``, or what a test puts in its place."""
 
+    @property
+    def nodes(self) -> frozenset[tuple[str, int | None]]:
+        """Name the servers; a database has none, whose every attribute is a collection."""
+
     def get_database(self, name: str) -> Any:
         """Return what commands are sent to."""
 

@@ -42,6 +42,7 @@ class FakeClient(Changes):
         self._server = Server()
         self.codec_options = codec_options
         self.read_preference = ReadPreference.PRIMARY
+        self.nodes: frozenset[tuple[str, int | None]] = frozenset()
         #: As those of a client that is made for watching.
         self.options = SimpleNamespace(
             load_balanced=False,

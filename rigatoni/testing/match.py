@@ -28,7 +28,8 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 def refusal(what: str) -> ConfigurationError:
     """Make the error for what only a real server can do."""
     return ConfigurationError(
-        f"a FakeClient cannot evaluate {what}: test it on a real server, which rigatoni.mongod.ReplicaSet starts"
+        f"a FakeClient does not know what to do with {what}: "
+        "test it on a real server, which rigatoni.mongod.ReplicaSet starts"
     )
 
 

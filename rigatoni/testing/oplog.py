@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bson import Timestamp
@@ -68,20 +68,14 @@ class Oplog:
         """Count the entries before a cluster time."""
         return next((self.begin + index for index, entry in enumerate(self._entries) if entry.time >= at), self.end)
 
-    def write(self, event: Event) -> Event:
-        """Append an event, as old as this moment: its id and its times are made anew.
+    def write(self, events: Sequence[Event]) -> list[Event]:
+        """Append events, as old as this moment: their ids and times are made anew.
 
-        :raises ConfigurationError: for what the server would never write.
+        :raises ConfigurationError: for what the server would never write; then none is appended.
         """
-        _check(event)
-        now, data = self._clock.tick(), event["_id"]["_data"]
-        # One version for all, because tokens of different ones have no order.
-        token = {**event["_id"], "_data": f"82{now.time:08X}{now.inc:08X}{_VERSION}{data[_OWN:]}"}
-        times = {"clusterTime": now, "wallTime": DatetimeMS(int(1000 * time.time()))}
-        written = {**event, "_id": token, **times}
-        self._entries.append(Entry(now, written))
-        self._note(written)
-        return written
+        for event in events:
+            _check(event)
+        return [self._written(event) for event in events]
 
     def live(self) -> Timestamp:
         """Append a sign of life, which brings every cursor past all that was written before."""
@@ -96,6 +90,16 @@ class Oplog:
     def collections(self, database: str) -> list[str]:
         """Name the collections that there are, as far as the changes tell."""
         return sorted(self._collections.get(database, ()))
+
+    def _written(self, event: Event) -> Event:
+        now, data = self._clock.tick(), event["_id"]["_data"]
+        # One version for all, because tokens of different ones have no order.
+        token = {**event["_id"], "_data": f"82{now.time:08X}{now.inc:08X}{_VERSION}{data[_OWN:]}"}
+        times = {"clusterTime": now, "wallTime": DatetimeMS(int(1000 * time.time()))}
+        written = {**event, "_id": token, **times}
+        self._entries.append(Entry(now, written))
+        self._note(written)
+        return written
 
     def _note(self, event: Event) -> None:
         operation, namespace = event["operationType"], event["ns"]

@@ -26,6 +26,8 @@ Codec = CodecOptions[Any]
 
 #: As the server keeps values, whatever the options of a client.
 PLAIN: Codec = CodecOptions(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
+#: The most that an event may weigh, so that a server can send it.
+MOST_BYTES = 16 * 1024 * 1024 + 16 * 1024
 
 
 def plain(document: Document, codec: Codec) -> dict[str, Any]:
@@ -63,9 +65,15 @@ class Server:
             self._changed.notify_all()
 
     def write(self, events: list[Event]) -> list[Event]:
-        """Append events together, so that one reply may carry them."""
+        """Append events together, so that one reply may carry them.
+
+        :raises ConfigurationError: for what the server would never write, or never send whole.
+        """
+        for event in events:
+            if len(bson.encode(event, codec_options=PLAIN)) > MOST_BYTES:
+                raise refusal("an event over 16 MB")
         with self.changing():
-            return [self.oplog.write(event) for event in events]
+            return self.oplog.write(events)
 
     def break_off(self) -> None:
         """Forget every cursor, as a server does that ends."""
