@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from bson import CodecOptions, Timestamp
@@ -25,6 +25,21 @@ from .position import Position
 logger = logging.getLogger(__name__)
 
 Client = MongoClient[Any]
+
+
+class ClientLike(Protocol):
+    """What can be watched: a ``MongoClient``, or what a test puts in its place."""
+
+    @property
+    def nodes(self) -> frozenset[tuple[str, int | None]]:
+        """Name the servers; a database has none, whose every attribute is a collection."""
+
+    def get_database(self, name: str) -> Any:
+        """Return what commands are sent to."""
+
+    def close(self) -> None:
+        """End."""
+
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

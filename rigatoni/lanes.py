@@ -7,8 +7,8 @@ and none passes before they returned.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from bson import Decimal128, Int64, ObjectId
 
@@ -168,21 +168,14 @@ def _hash(value: Any) -> int:
         return hash(repr(value))
 
 
-class Wide(Protocol):
-    """What may ask for lanes: a handler, or a collection with a stream of its own."""
-
-    @property
-    def concurrency(self) -> int | None:
-        """Say how many; None for the watcher's own."""
-
-
-def warn_of_lanes(concurrency: int, handlers: Collection[Handler], others: Iterable[Wide]) -> None:
+def warn_of_lanes(handlers: Iterable[Handler], concurrency: Iterable[int | None]) -> None:
     """Say that lanes and timeouts have no effect where the process is not patched.
 
-    :param concurrency: lanes where nobody asks for more.
+    :param concurrency: what is asked for beside the handlers.
     """
-    lanes = max([concurrency, *(each.concurrency or 1 for each in (*handlers, *others))])
-    if (lanes > 1 or any(handler.timeout for handler in handlers)) and not is_patched():
+    lanes = [*concurrency, *(handler.concurrency for handler in handlers)]
+    is_asked = any((each or 1) > 1 for each in lanes) or any(handler.timeout for handler in handlers)
+    if is_asked and not is_patched():
         logger.warning(
             "this process is not patched by gevent: a handler that blocks holds all lanes, so concurrency and timeout= "
             "have no effect on it (gevent.monkey.patch_all(), or `rigatoni run`, before all other imports)"

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import partial
 from inspect import iscoroutinefunction, ismethod
 from typing import Any, get_args
@@ -23,6 +23,11 @@ from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+#: Waits that a test is spared: before another attempt of a handler, and of the connection; how often it is tried there
+#: is a matter of seconds, however slow the machine.
+AT_ONCE: dict[str, Any] = {"initial_backoff": 0.001, "max_backoff": 0.001, "backoff_jitter": 0.0}
+RECONNECTING: dict[str, Any] = {**AT_ONCE, "max_backoff": 0.01, "max_reconnect_attempts": 1000}
 
 
 def _client(value: object) -> object:
@@ -138,6 +143,21 @@ class Settings:
     def watched(self) -> str:
         """Say in words what is watched."""
         return "the whole deployment" if self.database is None else f"database {self.database!r}"
+
+    def rehearsed(self, client: URI | Client, store: TokenStore, config: ChangeStreamConfig | None) -> Settings:
+        """Change what would make a test wait, or leave something behind.
+
+        :param config: None is the own one.
+        """
+        return replace(
+            self,
+            client=client,
+            store=store,
+            config=replace(self.config, **RECONNECTING) if config is None else config,
+            retry=replace(self.retry, **AT_ONCE),
+            save_interval=0.001,
+            made_by=os.getpid(),
+        )
 
 
 _KNOBS = [each for each in fields(Settings) if each.metadata]

@@ -10,15 +10,15 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
-from .client import Client
+from .client import ClientLike
 from .config import ChangeStreamConfig, RetryPolicy
+from .declaration import Declaration
 from .errors import ConfigurationError
-from .handlers import Handlers
 from .hooks import Hooks
 from .hub import inert_after_fork, is_patched, live
 from .lanes import warn_of_lanes
 from .life import Life, State
-from .plan import Watch, plans, watched
+from .plan import plans
 from .registration import OnError
 from .settings import Settings, chained, concealed, options
 from .signals import stop_at_exit, told_by_signals
@@ -28,7 +28,7 @@ from .stores.sqlite import SQLiteStore
 logger = logging.getLogger(__name__)
 
 
-class Watcher(Handlers):
+class Watcher(Declaration):
     """React to changes of MongoDB, at least once, resumable.
 
     Functions are registered with :meth:`on`, then :meth:`run` (or :meth:`start` and :meth:`stop`) does the rest. An
@@ -66,7 +66,7 @@ class Watcher(Handlers):
 
     def __init__(
         self,
-        client: str | Client = "mongodb://localhost:27017",
+        client: str | ClientLike = "mongodb://localhost:27017",
         database: str | None = None,
         *,
         name: str = "default",
@@ -84,9 +84,7 @@ class Watcher(Handlers):
         hooks: Sequence[Hooks] = (),
     ) -> None:
         own, client = concealed(client), ""
-        super().__init__(database)
-        self._watches: dict[str, Watch] = {}
-        self._settings = Settings(
+        settings = Settings(
             client=own,
             database=database,
             name=name,
@@ -103,6 +101,7 @@ class Watcher(Handlers):
             on_oversize=on_oversize,
             hooks=chained(hooks),
         )
+        super().__init__(settings)
         self._starting = threading.Lock()
 
     @classmethod
@@ -121,16 +120,6 @@ class Watcher(Handlers):
         return cls(**found)
 
     @property
-    def name(self) -> str:
-        """Say who this consumer is."""
-        return self._settings.name
-
-    @property
-    def store(self) -> TokenStore:
-        """Return the store; a path became a :class:`SQLiteStore`."""
-        return self._settings.store
-
-    @property
     def state(self) -> State:
         """Say "created", "starting", "standby", "running", "stopping", "stopped" or "failed"."""
         return "created" if self._life is None else self._life.state
@@ -143,35 +132,6 @@ class Watcher(Handlers):
     def stats(self) -> dict[str, Any]:
         """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream; from any thread."""
         return Life(self._settings, ()).stats() | {"state": "created"} if self._life is None else self._life.stats()
-
-    def watch(
-        self,
-        collection: str,
-        database: str | None = None,
-        *,
-        concurrency: int | None = None,
-        start_at: object = None,
-        **config: Any,
-    ) -> None:
-        """Give one collection a stream of its own, so that it neither holds others nor is held by them.
-
-        Its events come only from this stream. Handlers are registered as always.
-
-        :param collection: its name.
-        :param database: its database; default the watcher's.
-        :param concurrency: lanes of the collection.
-        :param start_at: where this stream begins when nothing is stored; default the watcher's.
-        :param config: what differs from the watcher's :class:`ChangeStreamConfig`.
-        :raises ConfigurationError: for a name that no cursor can be opened on, an unknown option, a second call for one
-            collection, after ``start()``.
-        """
-        if self._frozen:
-            raise ConfigurationError(f"watch({collection!r}) comes after start(): call it before")
-        settings, begin = self._settings, self._settings.start_at if start_at is None else start_at
-        watch = watched(collection, database, settings.database, settings.config, concurrency, begin, config)
-        if watch.scope in self._watches:
-            raise ConfigurationError(f"watch({collection!r}) was called before")
-        self._watches[watch.scope] = watch
 
     def start(self, timeout: float | None = None) -> State:
         """Take the lock, open every stream and save the first positions; a write made after it returns will be seen.
@@ -283,10 +243,15 @@ class Watcher(Handlers):
             stop_at_exit(self)
         self._frozen = True
         logger.info("watcher %r watches %s", self.name, self._settings.watched)
-        warn_of_lanes(self._settings.concurrency, self._handlers, self._watches.values())
+        warn_of_lanes(
+            self._handlers, [self._settings.concurrency, *(each.concurrency for each in self._watches.values())]
+        )
         inert_after_fork(self)
         self._life = Life(self._settings, made)
         return self._life
+
+    def _begin_anew(self) -> None:
+        self._life, self._parent, self._frozen, self._starting = None, None, False, threading.Lock()
 
     def _told(self) -> None:
         life = self._life

@@ -1,9 +1,13 @@
-"""Fixtures for tests on a real replica set; pytest finds this plugin by itself once rigatoni is installed.
+"""Fixtures for tests on a real replica set, and on a fake one; pytest finds this plugin by itself once rigatoni is
+installed.
 
 ::
 
     def test_an_order_is_shipped(mongodb_replica_set, mongodb_database_name):
         watcher = Watcher(mongodb_replica_set.uri, mongodb_database_name, store=MemoryStore())
+
+    def test_an_order_is_shipped_within_milliseconds(fake_mongodb):
+        with watcher.rehearsal(fake_mongodb) as rehearsed:
 
 Loading it imports neither gevent nor pymongo, so that a test run may still patch the process.
 """
@@ -18,7 +22,7 @@ from uuid import uuid4
 import pytest
 
 if TYPE_CHECKING:
-    from rigatoni import mongod
+    from rigatoni import mongod, testing
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +48,13 @@ def mongodb_replica_set() -> Iterator[mongod.ReplicaSet]:
 def mongodb_database_name() -> str:
     """Give the name of a database that no other test uses."""
     return f"test_{uuid4().hex}"
+
+
+@pytest.fixture
+def fake_mongodb() -> Iterator[testing.FakeClient]:
+    """Give a server in memory, and close it after the test; see :mod:`rigatoni.testing`."""
+    from rigatoni import testing
+
+    client = testing.FakeClient()
+    yield client
+    client.close()

@@ -1,25 +1,7 @@
-"""Change events without a server, for the tests of handlers.
-
-::
-
-    from rigatoni.testing import make_event
-
-    def test_an_order_is_shipped():
-        watcher.dispatch(make_event("insert", document={"item": "pasta"}))
-        assert shipped == ["pasta"]
-
-:meth:`rigatoni.Watcher.dispatch` calls the handlers that match. A handler is also called by itself, and a manual one
-tells when it acknowledges::
-
-    acknowledged = []
-    event = make_event(document={"item": "pasta"}, ack=acknowledged.append)
-    ship(event)
-    assert acknowledged == [event]
-"""
+"""Change events without a server: what the server would send, and nothing else."""
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -33,6 +15,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.errors import BSONError
 
 from rigatoni import AckableEvent, ConfigurationError
+
+from .clock import Clock
 
 _DESCRIBED = frozenset({"description"})
 #: Operation type → what can be said of it.
@@ -53,23 +37,11 @@ _TAKES: dict[str, frozenset[str]] = {
     "reshardCollection": _DESCRIBED,
     "refineCollectionShardKey": _DESCRIBED,
 }
+#: Operations that the server sends only with ``showExpandedEvents``.
+EXPANDED = frozenset(operation for operation, takes in _TAKES.items() if takes is _DESCRIBED)
 
 
-class _Clock:
-    """Cluster times as one primary gives them: each later than the one before, from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._last = Timestamp(0, 0)
-
-    def tick(self) -> Timestamp:
-        with self._lock:
-            last, second = self._last, max(int(time.time()), self._last.time)
-            self._last = Timestamp(second, last.inc + 1 if second == last.time else 1)
-            return self._last
-
-
-_clock = _Clock()
+_clock = Clock()
 
 
 def make_event(
