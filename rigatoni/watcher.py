@@ -59,6 +59,8 @@ class Watcher(Declaration):
     :param on_oversize: for an event over 16 MB: "stub" (default) or "stop".
     :param hooks: observers, see :class:`Hooks`.
     :raises ConfigurationError: for anything that could never work.
+
+    https://www.mongodb.com/docs/manual/changeStreams/
     """
 
     _life: Life | None = None
@@ -130,7 +132,10 @@ class Watcher(Declaration):
         return None if self._life is None else self._life.error
 
     def stats(self) -> dict[str, Any]:
-        """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream; from any thread."""
+        """Return counts, lag and headroom (in seconds, None while unknown), in all and per stream.
+
+        In any state and from any greenlet or thread.
+        """
         return Life(self._settings, ()).stats() | {"state": "created"} if self._life is None else self._life.stats()
 
     def start(self, timeout: float | None = None) -> State:
