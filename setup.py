@@ -17,6 +17,9 @@ prometheus = ["prometheus-client>=0.20"]
 # The live page shows metrics.
 flask = ["flask>=3.0", *prometheus]
 
+# What is documented has to be importable.
+docs = [*flask, "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
+
 setup(
     name="rigatoni",
     version=version.group(1),
@@ -43,11 +46,16 @@ setup(
         "flask": flask,
         "prometheus": prometheus,
         "bench": [*embedded, "matplotlib>=3.8", "gunicorn>=22", "flask>=3.0"],
+        "docs": docs,
         "test": [
             *embedded,
             *flask,
+            *docs,
             "gunicorn>=22",
             "selenium>=4.20",
+            # Programs of the manual need them.
+            "celery>=5.3",
+            "dramatiq>=1.16",
             "pytest>=8",
             "pytest-cov>=5",
             "pytest-xdist>=3",

@@ -54,7 +54,7 @@ class StreamError(Exception):
         """Classify what pymongo or bson raised: by code, then label, then class; a StreamError comes back as it is.
 
         The message gives class, code and labels but not the server's text, which can hold a whole command: raise it
-        ``from exc``. An unknown code is retryable, see :func:`is_unknown`.
+        ``from exc``. An unknown code is retryable, but only a few times.
 
         :param resuming: the failed command carried a resume token, so a text that only hints at one speaks of it.
         """

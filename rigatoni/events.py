@@ -59,7 +59,7 @@ class UpdateDescription:
 class ChangeEvent(Mapping[str, Any]):
     """Show one change of the database.
 
-    Also a read-only mapping over :attr:`raw`, so that ``event["fullDocument"]`` works as it does in pymongo. Events
+    Also a read-only mapping over ``raw``, so that ``event["fullDocument"]`` works as it does in pymongo. Events
     compare and hash by identity. Attributes that the server did not send are None.
 
     :param raw: the change event as pymongo decodes it with the client's codec options.

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -19,7 +18,7 @@ from .barrier import Barrier
 from .delivery import Delivery, Ticket
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
-from .hub import Flag, GivenUp, undisturbed
+from .hub import Flag, GivenUp, let_others_run, undisturbed
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
 from .runners import Runners
 from .selection import Namespace
@@ -86,10 +85,10 @@ class Route:
         self.lane = group.lane(0) if self.handlers and group.width == 1 else None
         #: The function, where nothing but a call and an acknowledgement is asked for.
         self.plain: Function | None = None
-        if len(self.handlers) == 1 and not self.is_barrier and not self.is_picky and not shared.delivery.times_calls:
+        if len(self.handlers) == 1 and not self.is_barrier and not self.is_picky:
             (handler,) = self.handlers
             if not handler.manual and handler.batch is None and handler.timeout is None:
-                self.plain = handler.function
+                self.plain = shared.delivery.plain(handler.function)
 
 
 Item = tuple[Batch, int, Raw, Route]
@@ -196,7 +195,7 @@ class Lane:
                 self._handle(item, failure)
             if monotonic() > turn:
                 self._shared.progress()
-                undisturbed(partial(gevent.sleep, 0))
+                undisturbed(let_others_run)
                 turn = monotonic() + TURN
 
     def _handle(self, item: Item, error: BaseException | None = None) -> None:

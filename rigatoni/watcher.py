@@ -111,8 +111,8 @@ class Watcher(Handlers):
     ) -> Watcher:
         """Build from an environment or a Flask configuration: see :meth:`ChangeStreamConfig.from_mapping`.
 
-        Every option, its config's and, with RETRY_, its retry's; `client` is ``RIGATONI_URI``, and `start_at` may be
-        2h, earliest, or a time with its zone.
+        Every option, its config's and, with ``RETRY_``, its retry's; `client` is ``RIGATONI_URI``, and `start_at` may
+        be 2h, earliest, or a time with its zone.
         """
         if isinstance(found := options(mapping, prefix, known), ConfigurationError):
             # Tools that show the local variables of a traceback would show the URI.

@@ -62,11 +62,13 @@ class Running:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str, stdout: int | None = None, **environment: str) -> Iterator[Running]:
+def running(
+    folder: Path, *arguments: str, command: tuple[str, ...] = COMMAND, stdout: int | None = None, **environment: str
+) -> Iterator[Running]:
     out, err = folder / "out", folder / "err"
     with out.open("wb") as out_file, err.open("wb") as err_file:
         process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*command, *arguments],
             cwd=folder,
             env=ENVIRONMENT | environment,
             stdin=subprocess.DEVNULL,

@@ -22,6 +22,15 @@ def database(mongodb_replica_set: Any, mongodb_database_name: str) -> Iterator[A
 
 
 @pytest.fixture
+def shop(mongodb_replica_set: Any) -> Iterator[Any]:
+    """The database that the manual and the examples name, empty, with the others that they write into."""
+    with MongoClient(mongodb_replica_set.uri) as client:
+        yield client["shop"]
+        for name in ("shop", "accounts", "audit"):
+            client.drop_database(name)
+
+
+@pytest.fixture
 def store_path(tmp_path: Path) -> str:
     return str(tmp_path / "tokens.db")
 

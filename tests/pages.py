@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.serving import make_server
 
 from rigatoni import DeadLetter, MemoryStore, TokenStore, Watcher
 from rigatoni.contrib.flask.guard import FIELD
@@ -18,7 +23,7 @@ PREFIX = "/rigatoni"
 RUNNING: dict[str, Any] = {
     **{"name": "default", "host": "harbour", "pid": 4711, "since": 1.0, "state": "running"},
     **{"received": 12_345, "handled": 12_300, "failed": 45, "retried": 30, "dead_lettered": 15, "reconnects": 2},
-    **{"in_flight": 7, "lag": 0.25, "headroom": 86_400},
+    **{"in_flight": 7, "lag": 0.25, "headroom": 86_400, "streams": {}},
 }
 STREAM: dict[str, Any] = {**RUNNING, "state": "active", "catching_up": False}
 
@@ -34,6 +39,20 @@ def application(watcher: Watcher, authorize: Any = "public", **config: Any) -> F
     app.config.update(config)
     app.register_blueprint(blueprint(lambda: watcher, authorize), url_prefix=PREFIX)
     return app
+
+
+@contextmanager
+def served(watcher: Watcher, **options: Any) -> Iterator[int]:
+    """Serve the page of a watcher with Flask's development server; gives its port."""
+    server = make_server("127.0.0.1", 0, application(watcher), **options)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def watcher_with(row: dict[str, Any] | None = None, store: TokenStore | None = None) -> Watcher:
@@ -66,3 +85,21 @@ def form_of(client: FlaskClient) -> dict[str, str]:
     found = re.search(rf'name="{FIELD}" value="([^"]+)"', text_of(client))
     assert found is not None
     return {FIELD: found[1]}
+
+
+class Stream:
+    """A browser's end of a stream."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection.request("GET", f"{PREFIX}/events")
+        self.answer = self._connection.getresponse()
+
+    def message(self) -> str:
+        """Wait for the next message; empty at the end."""
+        lines = iter(self.answer.readline, b"")
+        return b"".join(iter(lambda: next(lines, b"\n"), b"\n")).decode()
+
+    def close(self) -> None:
+        self.answer.close()
+        self._connection.close()

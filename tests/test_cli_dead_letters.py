@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def letters(folder: Path, command: str, *arguments: str, **environment: str) -> Any:
-    environment |= {"RIGATONI_STORE": "letters.db", "RIGATONI_NAME": "shop"}
+    environment = {"RIGATONI_STORE": "letters.db", "RIGATONI_NAME": "shop", **environment}
     return rigatoni_ends("dead-letters", command, *arguments, cwd=folder, **environment)
 
 
@@ -136,19 +136,32 @@ def test_discard_deletes_what_is_named_after_it_was_confirmed(folder: Path) -> N
     assert buried(folder) == []
 
 
+def test_an_id_needs_no_name_and_all_are_those_of_one_name(folder: Path) -> None:
+    store = SQLiteStore(folder / "letters.db")
+    store.bury("other", letter(4))
+    store.close()
+    shown = rigatoni_ends("dead-letters", "show", "4", "--json", cwd=folder, RIGATONI_STORE="letters.db")
+    letters(folder, "discard", "--all", "--yes")
+    left = [json.loads(line) for line in letters(folder, "list", "--json", RIGATONI_NAME="").stdout.splitlines()]
+
+    assert json.loads(shown.stdout)["name"] == "other"
+    assert [(each["id"], each["name"]) for each in left] == [(4, "other")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "mistake"),
     [
-        (["show", "9"], "has no dead letter 9"),
+        (["show", "9"], "there is no dead letter 9"),
         (["show", "one"], "is not a valid integer"),
         (["discard"], "say which"),
         (["discard", "1", "--all"], "say which"),
-        (["discard", "1", "9", "--yes"], "has no dead letter 9"),
+        (["discard", "1", "9", "--yes"], "there is no dead letter 9"),
         (["replay", "program:watcher"], "say which"),
         (["replay", "program:nobody", "1"], "its watchers are watcher"),
         (["replay", "1"], "names no watcher"),
         (["list", "--nmae", "shop"], "No such option"),
         (["list", "--name", "other"], "its names are shop"),
+        (["show", "1", "--name", "other"], "its names are shop"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_nothing_is_deleted(

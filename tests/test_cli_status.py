@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
 import time
 from typing import Any
 
 import click
 import pytest
+from bson import Timestamp
 from click.testing import CliRunner
-from commands import rigatoni_ends
+from commands import COMMAND, ENVIRONMENT, rigatoni_ends
 from watchers import keeping, watchers
 
-from rigatoni import MemoryStore, SQLiteStore, Watcher
+from rigatoni import MemoryStore, Position, SQLiteStore, Watcher
 from rigatoni.cli import rigatoni
 from rigatoni.cli.consumer import Consumer
 from rigatoni.cli.dead_letters import dead_letters
@@ -87,6 +90,25 @@ def test_a_name_of_which_nothing_is_kept_is_no_status(store_path: str) -> None:
     run = rigatoni_ends("status", "--store", store_path)
 
     assert (run.returncode, "keeps nothing for name default: it is empty" in run.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_on_a_terminal_a_table_fits_and_is_coloured_unless_that_is_unwanted(no_colour: str, store_path: str) -> None:
+    store = SQLiteStore(store_path)
+    scope = "shop." + "orders" * 30
+    store.save("n" * 64, {scope: Position(None, Timestamp(1_700_000_000, 1))})
+    store.close()
+    ours, theirs = pty.openpty()
+    command = [*COMMAND, "tokens", "list", "--store", store_path]
+    environment = ENVIRONMENT | {"COLUMNS": "80", "NO_COLOR": no_colour}
+    subprocess.run(command, stdout=theirs, env=environment, timeout=60, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    assert ("\x1b[1m" in shown) == (no_colour == "")
+    assert [len(line) <= 80 for line in click.unstyle(shown).splitlines()] == [True, True]
+    assert scope in rigatoni_ends("tokens", "list", "--store", store_path).stdout
 
 
 # Attached to a program that knows its watcher.

@@ -23,7 +23,10 @@ _CODES = "\n".join(f"  {code:<4} {meaning}" for code, meaning in MEANINGS.items(
 _EPILOG = f"""\b
 Examples:
   rigatoni demo
+  rigatoni doctor mongodb://localhost:27017 --database shop
   rigatoni run shop.handlers:watcher
+  rigatoni status --name search
+  rigatoni tokens list
   rigatoni watch mongodb://localhost:27017 --database shop | jq .operationType
   RIGATONI_URI=mongodb://… rigatoni watch -d shop -c orders -o insert --pretty
 

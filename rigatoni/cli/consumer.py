@@ -69,7 +69,7 @@ class Consumer:
     def held(self) -> Iterator[str]:
         """Hold the name, so that no watcher runs meanwhile.
 
-        :raises NameHeldError: when one runs or stands by for it in another process.
+        :raises NameHeldError: when one runs, in another process.
         """
         name = self.known()
         if not self.store.lock(name):
@@ -88,7 +88,7 @@ class Consumer:
         """
         from rigatoni import ResumeTokenPersistenceError, SQLiteStore
 
-        if isinstance(self.store, SQLiteStore) and not os.path.exists(self.store.location):
+        if isinstance(self.store, SQLiteStore) and not is_there(self.store.location):
             raise ResumeTokenPersistenceError(
                 f"there is no store {self.store.location}: say where it is (--store or RIGATONI_STORE); "
                 "a watcher makes it when it starts"
@@ -98,6 +98,11 @@ class Consumer:
             yield self
         finally:
             self.store.close()
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is anything in a store; one with nothing in it is made by opening it."""
+    return os.path.exists(path) and (not os.path.isfile(path) or os.path.getsize(path) > 0)
 
 
 class ConsumerCommand(click.Command):
@@ -110,7 +115,9 @@ class ConsumerCommand(click.Command):
 
 def about_a_consumer(function: Callable[..., Any]) -> Callable[..., Any]:
     """Hand the function an opened :class:`Consumer` first; whatever it raises ends the command as it should."""
-    click.option("--name", envvar="RIGATONI_NAME", show_envvar=True, help='The consumer; default "default".')(function)
+    click.option(
+        "--name", envvar="RIGATONI_NAME", show_envvar=True, help='The consumer; default "default", all in lists.'
+    )(function)
     click.option(
         "--store",
         envvar="RIGATONI_STORE",

@@ -14,7 +14,7 @@ from .consumer import Consumer, ConsumerCommand, about_a_consumer, confirm, json
 from .exits import CATEGORIES, NotThereError, fatal_errors_end_it, say
 from .moments import clock, span
 from .run import watcher_of
-from .table import sentence, table, word
+from .table import printable, sentence, table, word
 
 if TYPE_CHECKING:
     from rigatoni import DeadLetter, Watcher
@@ -34,7 +34,7 @@ Examples:
 """,
 )
 def dead_letters() -> None:
-    """Show events that their handlers could not handle; replay or discard them."""
+    """Show, replay or discard events that handlers gave up."""
 
 
 @dead_letters.command(
@@ -50,7 +50,7 @@ Examples:
 @about_a_consumer
 def list_letters(consumer: Consumer, as_json: bool) -> None:
     """List the dead letters of all names, or of one, the oldest first."""
-    found = [(name, letter) for name in consumer.names() for letter in consumer.store.letters(name)]
+    found = _letters(consumer)
     if as_json:
         for name, letter in found:
             click.echo(json.dumps({"name": name, **_described(letter)}))
@@ -73,19 +73,26 @@ Examples:
 @json_option
 @about_a_consumer
 def show(consumer: Consumer, id: int, as_json: bool) -> None:
-    """Show one dead letter: its event as Extended JSON, and the traceback of the last error."""
-    [letter] = _chosen(consumer, consumer.known(), (id,), False)
+    """Show one dead letter with its event and traceback.
+
+    The event is relaxed Extended JSON, the traceback that of the last error.
+    """
+    [(name, letter)] = _chosen(consumer, (id,), False)
     if as_json:
-        click.echo(json.dumps({**_described(letter), "traceback": letter.traceback, "event": _plain(letter.event)}))
+        click.echo(
+            json.dumps(
+                {"name": name, **_described(letter), "traceback": letter.traceback, "event": _plain(letter.event)}
+            )
+        )
         return
-    click.echo(f"dead letter {letter.id} of {word(consumer.one)}")
+    click.echo(f"dead letter {letter.id} of {word(name)}")
     click.echo(f"handler:   {word(letter.handler)}, called {letter.attempts} times")
     click.echo(f"buried:    {clock(letter.buried_at)}, {_age(letter)} ago")
     click.echo(f"error:     {sentence(letter.error)}")
     click.echo(f"event:\n{json.dumps(_plain(letter.event), indent=2)}")
     for line in letter.traceback.splitlines():
         # Its text may hold what would drive a terminal.
-        click.echo(ascii(line)[1:-1])
+        click.echo(printable(line))
 
 
 def _about_a_watcher(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,17 +131,17 @@ Exit code {CATEGORIES["handler"]}: a handler failed again; others: see rigatoni 
 @_all_option
 @_about_a_watcher
 def replay(consumer: Consumer, ids: tuple[int, ...], everything: bool) -> int:
-    """Hand dead letters to their handlers once more; discard those that are handled now.
+    """Hand dead letters to their handlers once more.
 
-    The module is imported as `rigatoni run` does it; the store and the name are the watcher's. Each letter goes only to
-    the handler that failed, once, the oldest first. One that fails again is kept as it was, and the next one is tried.
-    A watcher may run meanwhile.
+    Those that are handled now are discarded. The module is imported as `rigatoni run` does it; the store and the name
+    are the watcher's. Each letter goes only to the handler that failed, once, the oldest first. One that fails again is
+    kept as it was, and the next one is tried. A watcher may run meanwhile.
     """
     watcher = consumer.watcher
     if watcher is None:
         raise click.UsageError("there is no watcher to hand the letters to")
-    letters = _chosen(consumer, consumer.one, ids, everything)
-    failed = sum(not _is_handled(watcher, letter) for letter in letters)
+    letters = _chosen(consumer, ids, everything)
+    failed = sum(not _is_handled(watcher, letter) for _, letter in letters)
     say(f"replayed {len(letters) - failed} of {len(letters)}")
     return failed
 
@@ -152,12 +159,15 @@ Examples:
 @yes_option
 @about_a_consumer
 def discard(consumer: Consumer, ids: tuple[int, ...], everything: bool, yes: bool) -> None:
-    """Delete dead letters for ever, without handling them."""
-    name = consumer.known()
-    letters = _chosen(consumer, name, ids, everything)
+    """Delete dead letters for ever, without handling them.
+
+    --all are those of one name; an id needs no name.
+    """
+    letters = _chosen(consumer, ids, everything)
     if letters:
-        confirm(f"Delete {len(letters)} dead letters of {word(name)}?", yes)
-    gone = sum(consumer.store.discard(name, letter.id) for letter in letters if letter.id is not None)
+        names = ", ".join(sorted({word(name) for name, _ in letters}))
+        confirm(f"Delete {len(letters)} dead letters of {names}?", yes)
+    gone = sum(consumer.store.discard(name, letter.id) for name, letter in letters if letter.id is not None)
     say(f"discarded {gone}")
 
 
@@ -165,15 +175,24 @@ def _consumer_of(watcher: Watcher) -> Consumer:
     return Consumer(watcher.store, watcher.name, watcher=watcher)
 
 
-def _chosen(consumer: Consumer, name: str, ids: Sequence[int], everything: bool) -> list[DeadLetter]:
-    """Find the letters that were asked for, in the order of their ids."""
+def _chosen(consumer: Consumer, ids: Sequence[int], everything: bool) -> list[tuple[str, DeadLetter]]:
+    """Find the letters that were asked for with their names, in the order of their ids.
+
+    An id says which letter it is without a name. All are those of one name, so that nothing of another goes by mistake.
+    """
     if bool(ids) == everything:
         raise click.UsageError("say which: the ids as listed, or --all")
-    letters = {letter.id: letter for letter in consumer.store.letters(name)}
-    missing = [str(id) for id in ids if id not in letters]
+    if everything:
+        return [(consumer.one, letter) for letter in consumer.store.letters(consumer.one)]
+    found = {letter.id: (name, letter) for name, letter in _letters(consumer)}
+    missing = [str(id) for id in ids if id not in found]
     if missing:
-        raise NotThereError(f"name {word(name)} has no dead letter {', '.join(missing)}")
-    return [letter for id, letter in letters.items() if everything or id in ids]
+        raise NotThereError(f"there is no dead letter {', '.join(missing)} in {consumer.store.location}")
+    return [each for id, each in sorted(found.items()) if id in ids]
+
+
+def _letters(consumer: Consumer) -> list[tuple[str, DeadLetter]]:
+    return [(name, letter) for name in consumer.names() for letter in consumer.store.letters(name)]
 
 
 def _is_handled(watcher: Watcher, letter: DeadLetter) -> bool:

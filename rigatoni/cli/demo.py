@@ -8,11 +8,12 @@ from .exits import CLEAN_STOP, FAILED, INTERRUPTED, fatal_errors_end_it
 
 
 @click.command(
+    short_help="Kill a program half-way, and count what was lost.",
     epilog="""\b
 Examples:
   rigatoni demo
   rigatoni demo --operations 60000
-"""
+""",
 )
 @click.option(
     "--operations",

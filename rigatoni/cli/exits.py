@@ -30,6 +30,16 @@ CATEGORIES = {
     "persistence": 16,
     "handler": 17,
 }
+_MEANINGS = {
+    "configuration": "options, privileges or the server must change first",
+    "connection": "the server cannot be reached, or breaks off",
+    "max_retries": "the server stayed away",
+    "invalid_token": "the oplog no longer has the position",
+    "invalidated": "what is watched was dropped or renamed",
+    "conversion": "an event cannot be decoded: report it",
+    "persistence": "the store is not there, or cannot be read or written",
+    "handler": "a handler failed",
+}
 #: Ctrl-C where there was nothing to stop cleanly; what shells say for SIGINT.
 INTERRUPTED = 130
 #: What each code means, for `rigatoni --help`.
@@ -39,7 +49,7 @@ MEANINGS = {
     USAGE: "the command line is wrong, or names what is not there",
     PROBLEM: "`status` or `doctor` found a problem",
     HELD: "a watcher holds the name: its positions cannot be changed now",
-    **{code: category for category, code in CATEGORIES.items()},
+    **{code: f"{category:14} {_MEANINGS[category]}" for category, code in CATEGORIES.items()},
     INTERRUPTED: "interrupted, or not confirmed",
 }
 

@@ -33,9 +33,10 @@ Exit code {PROBLEM}: the watcher is not well; others: see rigatoni --help.
 @click.option("--json", "as_json", is_flag=True, help="The row as JSON, with what is wrong under problems.")
 @about_a_consumer
 def status(consumer: Consumer, as_json: bool) -> None:
-    """Show how the watcher of a name is: the status row that it writes once a second.
+    """Show how a watcher is: what it last wrote of itself.
 
-    Whichever process runs it, on this machine or in another container with the same volume, the row says the same.
+    It writes its status row once a second. Whichever process runs it, on this machine or in another container with the
+    same volume, the row says the same.
     """
     from rigatoni.contrib.health import problems
 

@@ -24,8 +24,13 @@ def word(value: object) -> str:
 
 
 def sentence(value: object) -> str:
-    """Write a text on one line, in ASCII, without quotes around it."""
-    return ascii(" ".join(str(value).split()))[1:-1]
+    """Write a text on one line, in ASCII; what is so already stays as it is."""
+    return printable(" ".join(str(value).split()))
+
+
+def printable(line: str) -> str:
+    """Escape what is not ASCII, or would drive a terminal."""
+    return "".join(each if " " <= each <= "~" else ascii(each)[1:-1] for each in line)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

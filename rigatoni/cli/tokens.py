@@ -46,7 +46,7 @@ Exit code {HELD}: a watcher holds the name; others: see rigatoni --help.
 """
 )
 def tokens() -> None:
-    """Show, move and delete the positions that a watcher goes on from."""
+    """Show, move or delete the positions that watchers go on from."""
 
 
 @tokens.command(
@@ -94,7 +94,7 @@ Examples:
 @json_option
 @about_a_consumer
 def show(consumer: Consumer, scope: tuple[str, ...], token: bool, as_json: bool) -> None:
-    """Show the positions of one name, or those of some of its scopes."""
+    """Show the positions of one name, or some of them."""
     for each, position in _chosen(consumer, scope).items():
         found = _described(consumer.one, each, position, None)
         found |= {"cluster": position.cluster, "fingerprint": position.fingerprint}
@@ -130,7 +130,7 @@ Examples:
 @uri_option()
 @about_a_consumer
 def seek(consumer: Consumer, to: str, scope: tuple[str, ...], yes: bool) -> None:
-    """Move the positions of one name to a time: the next start begins there.
+    """Move positions to a time: the next start begins there.
 
     Forwards, the changes in between are never handled; that is asked about. Backwards, they are handled again. A
     position governs what no narrower scope has a position for. The server is asked whether its oplog still has that
@@ -161,7 +161,7 @@ Examples:
 @yes_option
 @about_a_consumer
 def reset(consumer: Consumer, scope: tuple[str, ...], yes: bool) -> None:
-    """Delete the positions of one name, or some of them: the next start is like the first.
+    """Delete positions: the next start is like the first.
 
     It begins at the program's start_at, which is now where it has none; what changed before is never handled. To go to
     another time, seek. While a watcher holds the name nothing is changed.

@@ -37,7 +37,7 @@ RIGATONI_FULL_DOCUMENT_BEFORE_CHANGE: every option of ChangeStreamConfig.
 """
 
 
-@click.command(epilog=_EPILOG)
+@click.command(short_help="Write the changes of a server as lines of JSON.", epilog=_EPILOG)
 @click.argument("uri", envvar="RIGATONI_URI")
 @click.option("-d", "--database", help="Only this database; default: the whole deployment.")
 @click.option("-c", "--collection", multiple=True, help="Only this collection, or glob; may be repeated.")

@@ -23,7 +23,7 @@ def problems(status: Mapping[str, Any] | None, now: float | None = None) -> list
     It is not well when there is no row, when the row is older than 10 s, when the state is not "running", or when a
     stream is reconnecting.
 
-    :param status: the row as :meth:`TokenStore.status` gives it; None when there is none.
+    :param status: the row as :meth:`rigatoni.TokenStore.status` gives it; None when there is none.
     :param now: seconds since the epoch; default the time of this call.
     """
     if status is None:

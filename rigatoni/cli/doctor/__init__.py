@@ -46,11 +46,11 @@ def doctor(
     store: str,
     as_json: bool,
 ) -> None:
-    """Examine a server and this place: would a watcher work here, and how well?
+    """Say what keeps a watcher from working, and how to mend it.
 
-    Each line is one finding: ok, a note, a warning (it works, and a promise is weaker), or a problem (it does not
-    work), with its mend behind "->". Nothing is changed, neither on the server nor in the store. What this user may not
-    look at is unknown, and that is no problem.
+    A server is examined, and this place. Each line is one finding: ok, a note, a warning (it works, and a promise is
+    weaker), or a problem (it does not work), with its mend behind "->". Nothing is changed, neither on the server nor
+    in the store. What this user may not look at is unknown, and that is no problem.
     """
     if collection and database is None:
         raise click.UsageError("a collection needs its database: --database")
@@ -73,10 +73,14 @@ def doctor(
 
 def _findings(uri: str | None, database: str | None, collections: tuple[str, ...], store: str) -> Iterator[Finding]:
     # Here, because they import pymongo when they look.
+    from rigatoni import Watcher
+
     from .deployment import examine_deployment
     from .place import examine_place
     from .program import examine_program
 
+    # Refuses what is no name of a database; nothing is opened.
+    Watcher(database=database)
     yield from examine_deployment(uri, database, collections)
     yield from examine_place(store)
     yield from examine_program()

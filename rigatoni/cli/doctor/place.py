@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..consumer import is_there
 from .finding import Finding, note, ok, problem, warning
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def examine_place(path: str) -> Iterator[Finding]:
     try:
         store = SQLiteStore(path)
         directory = check_place(store.location)
-        if os.path.exists(store.location):
+        if is_there(store.location):
             yield from _examine_file(store)
         else:
             yield _examine_absent(store.location, directory)

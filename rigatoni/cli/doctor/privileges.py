@@ -32,7 +32,9 @@ def examine_privileges(client: Client, database: str | None, collections: tuple[
 
 
 def _not_permitted(client: Client, scope: str, collections: tuple[str, ...]) -> Iterator[Finding]:
-    yield problem("privileges", f"a change stream on {_named(scope)} is {_NOT_PERMITTED}", _grant(client, scope))
+    mend = _grant(client, scope) if _users(client) else "put user and password into the URI, in RIGATONI_URI"
+    who = "" if _users(client) else " without a user"
+    yield problem("privileges", f"a change stream on {_named(scope)} is {_NOT_PERMITTED}{who}", mend)
     if len(collections) > 1 and all(_refusal(client, f"{scope}.{name}") is None for name in collections):
         yield note(
             "privileges",
@@ -65,10 +67,15 @@ def _grant(client: Client, scope: str) -> str:
 
 def _to_user(client: Client, role: str) -> str:
     granted = json.dumps([{"role": role, "db": "admin"}])
-    users = client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+    users = _users(client)
     if not users:
         return f"db.grantRolesToUser(USER, {granted})"
     return f"use {users[0]['db']}; db.grantRolesToUser({json.dumps(users[0]['user'])}, {granted})"
+
+
+def _users(client: Client) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = client.admin.command("connectionStatus")["authInfo"]["authenticatedUsers"]
+    return found
 
 
 def _examine_identity(client: Client) -> Finding:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 
 from ..consumer import PLACE
 from .finding import Finding, note, ok, problem, warning
@@ -50,8 +53,13 @@ def _examine_pymongo() -> Finding:
 def _examine_environment() -> Iterator[Finding]:
     from rigatoni import ChangeStreamConfig, ConfigurationError, RetryPolicy
 
+    told = SimpleQueue[logging.LogRecord]()
+    logging.getLogger("rigatoni.config").addHandler(QueueHandler(told))
     try:
         ChangeStreamConfig.from_mapping(os.environ, known=PLACE)
         RetryPolicy.from_mapping(os.environ)
     except ConfigurationError as error:
         yield problem("environment", str(error), "correct or unset it")
+    while not told.empty():
+        # Only the names of unknown settings are logged there.
+        yield warning("environment", told.get().getMessage(), "correct or unset them")

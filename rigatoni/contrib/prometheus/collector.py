@@ -68,7 +68,7 @@ def exposition(
     """Write the metrics of one status row for Prometheus, and say of what content type that is.
 
     :param name: of the consumer.
-    :param status: its row, as :meth:`TokenStore.status` gives it; None when there is none.
+    :param status: its row, as :meth:`rigatoni.TokenStore.status` gives it; None when there is none.
     :param accept: the ``Accept`` header of the request: with it newer Prometheus servers ask for OpenMetrics.
     :param now: seconds since the epoch; default the time of this call.
     """

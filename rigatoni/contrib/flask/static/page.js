@@ -105,6 +105,7 @@
     source = new EventSource(main.dataset.events);
     source.onmessage = (message) => {
       clearTimeout(patience);
+      patience = null;
       say("live");
       show(message.data);
     };
@@ -114,8 +115,7 @@
         return;
       }
       // A stream ends every few seconds and is opened again; only what lasts is worth saying.
-      clearTimeout(patience);
-      patience = setTimeout(say, 5000, "not live: the web server does not answer");
+      patience ??= setTimeout(say, 5000, "not live: the web server does not answer");
     };
   }
 

@@ -1,0 +1,23 @@
+"""How Sphinx builds the manual: ``tox -e docs``."""
+
+import rigatoni
+
+project = "rigatoni"
+version = release = rigatoni.__version__
+copyright = "its authors; Apache-2.0"
+
+extensions = ["sphinx.ext.autodoc", "sphinx_click"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"rigatoni {version}"
+
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+# Types of others, to which nothing leads where there is no network, and type variables.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(collections|pymongo|bson|os|pathlib|datetime|flask|click|prometheus_client)\..*"),
+    ("py:class", r"_On(Batch)?|rigatoni\.contrib\.flask\.extension\.[A-Z]"),
+]
