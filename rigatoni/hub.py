@@ -235,14 +235,16 @@ def live(function: Callable[[], None], name: str, over: Callable[[], None]) -> N
         destroyed is killed by SIGSEGV.
     """
     is_thread = not is_patched()
+    # Taken out when done: gevent keeps for ever the frames in which a hub was destroyed, and what they refer to.
+    parts = [over, function]
 
     def run() -> None:
         try:
-            function()
+            parts.pop()()
         finally:
             if is_thread:
                 gevent.get_hub().destroy(destroy_loop=True)
-            over()
+            parts.pop()()
 
     if is_thread:
         threading.Thread(target=run, name=name, daemon=True).start()

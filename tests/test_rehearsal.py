@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,22 @@ def test_a_fake_client_is_passed_to_a_watcher_like_any_client(caplog: pytest.Log
 
     assert seen == [1]
     assert "used as it is" not in caplog.text
+
+
+def test_a_watcher_that_has_ended_leaves_nothing_behind() -> None:
+    watcher, client = shop(), FakeClient()
+    collecting(watcher)
+    with watcher.rehearsal(client) as rehearsed:
+        client.drain(rehearsed)
+    gone = weakref.ref(client)
+    del client, rehearsed
+
+    def is_gone() -> bool:
+        # The thread of its last call may have a moment to live.
+        gc.collect()
+        return gone() is None
+
+    wait_until(is_gone)
 
 
 # -- patched or not
