@@ -280,11 +280,8 @@ class Life:
             pipe.forget(everything=True)
         self.unfinished = self._running_handlers()
         if self.unfinished:
-            logger.warning(
-                "watcher %r leaves handlers running; their events come again: %s",
-                self._settings.name,
-                "; ".join(self.unfinished),
-            )
+            name, left = self._settings.name, "; ".join(self.unfinished)
+            logger.warning("watcher %r leaves handlers running; their events come again: %s", name, left)
 
     def _running_handlers(self) -> list[str]:
         return [f"{name} with {event!r}" for pipe in self._pipes for name, event in pipe.lanes.unfinished()]
@@ -292,8 +289,8 @@ class Life:
     def _save_at_last(self) -> None:
         if self._saver is None:
             return
-        failed = {"state": "failed", "error": repr(self.error)}
-        self._last_words = {"state": "stopped"} if self.error is None else failed
+        end = self.error
+        self._last_words = {"state": "stopped"} if end is None else {"state": "failed", "error": repr(end)}
         try:
             self._saver.save(at_once=True)
         except BaseException as error:

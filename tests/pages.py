@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 from flask import Flask
@@ -84,3 +85,21 @@ def form_of(client: FlaskClient) -> dict[str, str]:
     found = re.search(rf'name="{FIELD}" value="([^"]+)"', text_of(client))
     assert found is not None
     return {FIELD: found[1]}
+
+
+class Stream:
+    """A browser's end of a stream."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        self._connection.request("GET", f"{PREFIX}/events")
+        self.answer = self._connection.getresponse()
+
+    def message(self) -> str:
+        """Wait for the next message; empty at the end."""
+        lines = iter(self.answer.readline, b"")
+        return b"".join(iter(lambda: next(lines, b"\n"), b"\n")).decode()
+
+    def close(self) -> None:
+        self.answer.close()
+        self._connection.close()

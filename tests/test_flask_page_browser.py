@@ -13,6 +13,7 @@ from pages import PREFIX, RUNNING, STREAM, bury, served, watcher_with
 from watchers import collecting, watchers
 
 from rigatoni import Watcher
+from rigatoni.contrib.flask import feed
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\">"
 
@@ -130,7 +131,8 @@ def test_letters_that_come_later_are_announced(window: Any) -> None:
         window.get("about:blank")
 
 
-def test_a_web_server_that_is_gone_is_said_to_be(window: Any) -> None:
+def test_a_web_server_that_is_gone_is_said_to_be(window: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "LIFE", 0.0)
     with served(watcher_with(RUNNING), threaded=True) as port:
         window.get(url_of(port))
         wait_until(lambda: text(window, "#connection") == "live")

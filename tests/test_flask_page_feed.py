@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from pages import PREFIX, RUNNING, page_of, served, text_of, watcher_with
+from pages import PREFIX, RUNNING, Stream, page_of, served, text_of, watcher_with
 
 from rigatoni import SQLiteStore
 from rigatoni.contrib.flask import feed
 
 ALONE = {"wsgi.multithread": False}
-
-
-class Stream:
-    """A browser's end of a stream."""
-
-    def __init__(self, port: int) -> None:
-        self._connection = HTTPConnection("127.0.0.1", port, timeout=60)
-        self._connection.request("GET", f"{PREFIX}/events")
-        self.answer = self._connection.getresponse()
-
-    def message(self) -> str:
-        """Wait for the next message; empty at the end."""
-        lines = iter(self.answer.readline, b"")
-        return b"".join(iter(lambda: next(lines, b"\n"), b"\n")).decode()
-
-    def close(self) -> None:
-        self.answer.close()
-        self._connection.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from flask import current_app
 from pages import PREFIX, RUNNING, bury, form_of, page_of, text_of, watcher_with
 from watchers import watchers
 
-from rigatoni import RetryPolicy
+from rigatoni import RetryPolicy, SQLiteStore
 from rigatoni.testing import make_event
 
 
@@ -156,3 +156,14 @@ def test_a_manual_handler_and_a_batch_handler_are_replayed_too() -> None:
         assert post(page_of(watcher), id, "replay").status_code == 303
 
     assert seen == [0, 1] and watcher.store.letters("default") == []
+
+
+@pytest.mark.parametrize("id", ["0", "99999999999999999999", "x", "-1"])
+@pytest.mark.parametrize("what", ["replay", "discard"])
+def test_an_id_that_no_letter_can_have_is_404(id: str, what: str, store_path: str) -> None:
+    watcher = watcher_with(RUNNING, SQLiteStore(store_path))
+    client = page_of(watcher)
+    bury(watcher)
+
+    assert client.post(f"{PREFIX}/letters/{id}/{what}", data=form_of(client)).status_code == 404
+    watcher.store.close()

@@ -265,7 +265,8 @@ def test_the_last_status_row_of_a_failure_says_so(database: Any, make: Make) -> 
     database.orders.insert_one({})
     with pytest.raises(HandlerError):
         watcher.join(60)
-    assert watcher.store.status("default")["state"] == "failed"
+    row = watcher.store.status("default")
+    assert (row["state"], row["error"]) == ("failed", repr(watcher.error))
 
 
 def test_a_status_row_is_written_from_the_moment_of_the_lock(make: Make) -> None:

@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from rigatoni import DeadLetter, ResumeTokenPersistenceError, Watcher
 from rigatoni.contrib.health import problems
+from rigatoni.contrib.prometheus import exposition
 
 from .feed import Feed
 from .guard import FIELD, Authorize, admit, check_token, checked_authorize, new_token, set_token
@@ -63,8 +64,8 @@ def blueprint(watcher: Callable[[], Watcher], authorize: Authorize | Literal["pu
     made.add_url_rule("/events", "events", page.events)
     made.add_url_rule("/health", "health", page.health)
     made.add_url_rule("/metrics", "metrics", page.metrics)
-    made.add_url_rule("/letters/<int:id>/replay", "replay", page.replay, methods=["POST"])
-    made.add_url_rule("/letters/<int:id>/discard", "discard", page.discard, methods=["POST"])
+    made.add_url_rule("/letters/<int(max=9223372036854775807):id>/replay", "replay", page.replay, methods=["POST"])
+    made.add_url_rule("/letters/<int(max=9223372036854775807):id>/discard", "discard", page.discard, methods=["POST"])
     return made
 
 
@@ -116,10 +117,6 @@ class _Page:
 
     def metrics(self) -> Response:
         """Give the metrics as Prometheus reads them."""
-        try:
-            from rigatoni.contrib.prometheus import exposition
-        except ImportError as error:
-            return Response(f"{error}; pip install 'rigatoni[prometheus]'\n", 501, mimetype="text/plain")
         watcher = self._watcher()
         status = watcher.store.status(watcher.name)
         text, content_type = exposition(watcher.name, status, request.headers.get("Accept", ""))
