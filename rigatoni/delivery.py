@@ -17,7 +17,7 @@ from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .events import AckableEvent, ChangeEvent, DeadLetter
 from .hooks import HookChain
 from .hub import Flag, GivenUp, undisturbed
-from .registration import Handler, OnError
+from .registration import Function, Handler, OnError
 from .watermark import HANDLED, Batch, Place
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,22 @@ class Delivery:
         self._progress = progress
         self._hooks = hooks
         self._stop = stop
-        self.times_calls = hooks.overrides("handled")
+        self._times_calls = hooks.overrides("handled")
         self.counts = Counts()
+
+    def plain(self, function: Function) -> Function:
+        """Return what calls a function once, with no attempts but this one; timed where a hook wants to know."""
+        if not self._times_calls:
+            return function
+        handled, clock = self._hooks.handled, time.perf_counter
+
+        def timed(event: Any) -> object:
+            began = clock()
+            returned = function(event)
+            handled(event, clock() - began)
+            return returned
+
+        return timed
 
     def deliver(self, handler: Handler, tickets: Sequence[Ticket], error: BaseException | None = None) -> None:
         """Hand one event, or a batch, to one handler until it is settled by policy.
@@ -130,7 +144,7 @@ class Delivery:
         except (Exception, gevent.Timeout) as error:
             return error
         self.counts.handled += len(tickets)
-        if self.times_calls:
+        if self._times_calls:
             seconds = time.perf_counter() - began
             for event in events:
                 self._hooks.handled(event, seconds)

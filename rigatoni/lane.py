@@ -86,10 +86,10 @@ class Route:
         self.lane = group.lane(0) if self.handlers and group.width == 1 else None
         #: The function, where nothing but a call and an acknowledgement is asked for.
         self.plain: Function | None = None
-        if len(self.handlers) == 1 and not self.is_barrier and not self.is_picky and not shared.delivery.times_calls:
+        if len(self.handlers) == 1 and not self.is_barrier and not self.is_picky:
             (handler,) = self.handlers
             if not handler.manual and handler.batch is None and handler.timeout is None:
-                self.plain = handler.function
+                self.plain = shared.delivery.plain(handler.function)
 
 
 Item = tuple[Batch, int, Raw, Route]
