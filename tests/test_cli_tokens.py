@@ -168,6 +168,28 @@ def test_seek_to_now_leaves_out_what_came_before_and_nothing_after(
     assert run_once(make, database) == [-1]
 
 
+def test_of_two_streams_only_the_one_that_was_moved_repeats(
+    make: Make, database: Any, uri: str, store_path: str
+) -> None:
+    def run(wanted: int) -> list[str]:
+        watcher = make()
+        watcher.watch("orders")
+        seen = keeping(watcher, lambda event: event.collection, "insert", collection=["orders", "customers"])
+        watcher.start()
+        database.orders.insert_one({})
+        database.customers.insert_one({})
+        wait_until(lambda: len(seen) >= wanted)
+        assert watcher.stop()
+        return sorted(seen)
+
+    since = later_second(database).isoformat()
+    assert run(2) == ["customers", "orders"]
+    moved = tokens(store_path, "seek", "--to", since, "--scope", f"{database.name}.orders", "--uri", uri)
+
+    assert moved.returncode == 0, moved.stderr
+    assert run(3) == ["customers", "orders", "orders"]
+
+
 def test_seek_moves_only_the_scopes_that_it_is_given(database: Any, uri: str, store_path: str) -> None:
     later_second(database)
     save(store_path, "default", "", "shop", "shop.orders", seconds=4_000_000_000)

@@ -120,6 +120,18 @@ def test_a_standalone_server_is_a_problem_with_the_way_to_a_set(store_path: str)
     assert "privileges" not in found
 
 
+def test_a_member_that_is_away_is_named(store_path: str) -> None:
+    with ReplicaSet(3) as replica_set, MongoClient[Any](replica_set.uri) as client:
+        away = next(member for member in range(3) if member != replica_set.primary())
+        replica_set.kill(away)
+        wait_until(lambda: client.admin.command("replSetGetStatus")["members"][away]["state"] not in (1, 2))
+        code, found = examined(replica_set.uri, "--store", store_path)
+        name = replica_set.uri_of(away).split("/")[2]
+
+    assert (code, levels(found["server"])) == (0, ["ok", "warning"])
+    assert f"member {name} is " in found["server"][1]["text"]
+
+
 def test_an_absent_server_is_a_problem_and_the_rest_is_examined(store_path: str) -> None:
     uri = "mongodb://u:secret@127.0.0.1:1/?serverSelectionTimeoutMS=1"
     code, found = examined("--store", store_path, RIGATONI_URI=uri)

@@ -137,13 +137,6 @@ def about_a_consumer(function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def uri_option(required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the option ``--uri``; the function gets it as the consumer's client."""
-    return click.option(
-        "--uri", envvar="RIGATONI_URI", show_envvar=True, required=required, help="The server that is watched."
-    )
-
-
 def confirm(question: str, yes: bool) -> None:
     """Ask whether to go on; where nobody can answer, ask for ``--yes``."""
     if yes:
@@ -153,6 +146,8 @@ def confirm(question: str, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
+#: The function gets it as the consumer's client.
+uri_option = click.option("--uri", envvar="RIGATONI_URI", show_envvar=True, help="The server that is watched.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one line for each.")
 

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .consumer import Consumer
 from .exits import say
 from .server import connected
 
 if TYPE_CHECKING:
     from rigatoni import Position
+    from rigatoni.client import Client
+    from rigatoni.config import URI
 
-#: Seconds for which what a watcher wrote of itself is believed.
-FRESH = 10.0
 
+def oplog_begin(where: str | URI | Client | None) -> int | None:
+    """Ask a server for the time of its oldest change, in seconds since the epoch.
 
-def headrooms(consumer: Consumer, name: str, positions: Mapping[str, Position]) -> dict[str, float]:
-    """Give the seconds between each position and the oldest change in the oplog; unknown ones are left out.
-
-    The server is asked, where it is known and permits it; else the watcher's own word counts while it is fresh.
+    None where nobody said which server, it does not answer, or this is not permitted.
     """
     from rigatoni import StreamError
     from rigatoni.client import oldest
 
-    if consumer.client is not None:
-        try:
-            with connected(consumer.client) as client:
-                begin = oldest(client).time
-        except StreamError as error:
-            say(f"the oplog window is unknown: {error}")
-        else:
-            return {scope: float(max(0, at.cluster_time.time - begin)) for scope, at in positions.items()}
-    return _told_by_watcher(consumer.store.status(name) or {})
+    if where is None:
+        return None
+    try:
+        with connected(where) as client:
+            return int(oldest(client).time)
+    except StreamError as error:
+        say(f"the oplog window is unknown: {error}")
+        return None
 
 
-def _told_by_watcher(status: Mapping[str, Any]) -> dict[str, float]:
-    if time.time() - status.get("saved_at", 0.0) > FRESH:
+def headrooms(
+    positions: Mapping[str, Position], begin: int | None, status: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Give the seconds between each position and the oldest change in the oplog, by scope; unknown ones are left out.
+
+    :param begin: of the oplog; None: what the watcher says of itself counts, while it is fresh.
+    :param status: the watcher's status row.
+    """
+    from rigatoni.contrib.health import is_fresh
+
+    if begin is not None:
+        return {scope: float(max(0, position.cluster_time.time - begin)) for scope, position in positions.items()}
+    if status is None or not is_fresh(status):
         return {}
     streams = status.get("streams", {})
     return {scope: stream["headroom"] for scope, stream in streams.items() if stream.get("headroom") is not None}

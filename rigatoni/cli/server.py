@@ -63,6 +63,7 @@ def try_stream(client: Client, scope: str, **start: Any) -> None:
     :param start: of the stage ``$changeStream``.
     :raises PyMongoError: when it cannot.
     """
+    from bson import Int64
     from pymongo.errors import ExecutionTimeout
 
     name, _, collection = scope.partition(".")
@@ -80,4 +81,4 @@ def try_stream(client: Client, scope: str, **start: Any) -> None:
         # It searches from there on, and has it therefore.
         return
     if cursor:
-        database.command({"killCursors": collection or "$cmd.aggregate", "cursors": [cursor]})
+        database.command({"killCursors": collection or "$cmd.aggregate", "cursors": [Int64(cursor)]})

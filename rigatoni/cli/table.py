@@ -50,8 +50,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def coloured(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-    """Style a text where somebody sees it and has not asked for none (NO_COLOR)."""
-    return click.style(text, fg=fg, bold=bold) if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else text
+    """Style a text where that is wanted."""
+    return click.style(text, fg=fg, bold=bold) if has_colour() else text
+
+
+def has_colour() -> bool:
+    """Tell whether the output is seen by somebody who has not asked for none (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _narrow(widths: list[int], room: int) -> None:

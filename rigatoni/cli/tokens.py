@@ -19,7 +19,7 @@ from .consumer import (
     yes_option,
 )
 from .exits import HELD, NotThereError, say
-from .headroom import headrooms
+from .headroom import headrooms, oplog_begin
 from .moments import clock, moment, span
 from .server import connected, now_tick, try_stream
 from .table import table, word
@@ -59,7 +59,7 @@ Examples:
   RIGATONI_URI=mongodb://… rigatoni tokens list
 """,
 )
-@uri_option()
+@uri_option
 @json_option
 @about_a_consumer
 def list_tokens(consumer: Consumer, as_json: bool) -> None:
@@ -68,10 +68,10 @@ def list_tokens(consumer: Consumer, as_json: bool) -> None:
     AGE is how long ago the last change was made that is done. HEADROOM is how long the oplog will still have it, at the
     pace at which it forgets now; it is known while a watcher runs, or when the URI is given.
     """
-    found = []
+    found, begin = [], oplog_begin(consumer.client)
     for name in consumer.names():
         positions = consumer.store.load(name)
-        room = headrooms(consumer, name, positions)
+        room = headrooms(positions, begin, consumer.store.status(name))
         found += [_described(name, scope, position, room.get(scope)) for scope, position in sorted(positions.items())]
     if as_json:
         for each in found:
@@ -127,7 +127,7 @@ Examples:
 )
 @_scope_option
 @yes_option
-@uri_option()
+@uri_option
 @about_a_consumer
 def seek(consumer: Consumer, to: str, scope: tuple[str, ...], yes: bool) -> None:
     """Move positions to a time: the next start begins there.

@@ -17,6 +17,7 @@ import click
 from .consumer import PLACE
 from .exits import fatal_errors_end_it, say, warn_of_password
 from .moments import moment
+from .table import has_colour
 
 if TYPE_CHECKING:
     from rigatoni import ChangeEvent, ChangeStreamConfig, Hooks, Watcher
@@ -165,7 +166,7 @@ def _line(raw: Mapping[str, Any], pretty: bool) -> str:
     from bson import json_util
 
     text: str = json_util.dumps(raw, indent=2 if pretty else None)
-    if pretty and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+    if pretty and has_colour():
         text = re.sub(
             r'^( *)(".*?(?<!\\)")(?=: )', lambda key: key[1] + click.style(key[2], fg="cyan"), text, flags=re.M
         )

@@ -21,6 +21,8 @@ _FEATURES = (
 )
 #: What a watcher cannot do without (startAfter), and the stub of an event over 16 MB ($bsonSize).
 _NEEDED, _STUBS = (4, 2), (4, 4)
+#: The states of members that hold data and follow, or vote: primary, secondary, arbiter.
+_SOUND = {1, 2, 7}
 #: Seconds that two clocks may be apart before what is read of them misleads.
 _SKEW = 2.0
 
@@ -57,6 +59,7 @@ def _connected(uri: URI, database: str | None, collections: tuple[str, ...]) -> 
         yield from _examine_options(client)
         hello = client.admin.command("hello")
         yield from _examine_topology(hello, uri)
+        yield from _examine_members(client)
         yield from _examine_version(client)
         yield _examine_clock(hello)
         if "setName" in hello or hello.get("msg") == "isdbgrid":
@@ -82,7 +85,7 @@ def _examine_options(client: Client) -> Iterator[Finding]:
     if client.options.direct_connection:
         weak.append("directConnection=true (when this one member goes, nobody else is asked)")
     for each in weak:
-        yield warning("uri", f"it sets {each}", f"leave {each.split()[0].partition('=')[0]} out of the URI")
+        yield warning("uri", f"it sets {each}", "leave that out of the URI")
     if not weak:
         yield ok("uri", "no option of it weakens a promise")
 
@@ -103,6 +106,23 @@ def _examine_topology(hello: Mapping[str, Any], uri: URI) -> Iterator[Finding]:
         yield warning("server", "this member is not the primary", "name all members and replicaSet= in the URI")
     elif members == 1:
         yield note("server", "a set of one member is away while that one restarts; the watcher waits for it")
+
+
+def _examine_members(client: Client) -> Iterator[Finding]:
+    from pymongo.errors import OperationFailure
+
+    try:
+        members = client.admin.command("replSetGetStatus")["members"]
+    except OperationFailure:
+        # Not permitted, or no replica set; the set's own monitoring tells it too.
+        return
+    for member in members:
+        if member["state"] not in _SOUND:
+            yield warning(
+                "server",
+                f"member {member['name']} is {member['stateStr']}",
+                "bring it back: without a majority of its members a set has no primary, and streams stand still",
+            )
 
 
 def _examine_version(client: Client) -> Iterator[Finding]:

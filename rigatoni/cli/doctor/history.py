@@ -13,8 +13,12 @@ if TYPE_CHECKING:
 
 #: Seconds below which the oplog forgets what a night's outage left to do.
 SHORT = 24 * 3600
+#: Share of its size from which an oplog counts as full; before, it has forgotten nothing yet.
+_FULL = 0.9
 #: What the first entry of an oplog says that has never forgotten anything.
 _FIRST = "initiating set"
+#: Megabytes that are proposed at least; the server takes none below 990.
+_LEAST = 16000
 _RESIZE = "db.adminCommand({replSetResizeOplog: 1, size: %d, minRetentionHours: 72}) on each member, in mongosh"
 
 
@@ -31,9 +35,9 @@ def examine_history(client: Client) -> Iterator[Finding]:
         text = f'{UNKNOWN} (find on local.oplog.rs); headroom is unknown, too, and start_at="earliest" not possible'
         yield note("oplog", text, f"add the privilege {grant}, on a replica set")
         return
-    window = last["ts"].time - first["ts"].time
-    if first.get("o", {}).get("msg") == _FIRST:
-        yield ok("oplog", f"it has everything since the set began, {span(window)} ago")
+    window, [size, most] = last["ts"].time - first["ts"].time, _sizes(client)
+    if first.get("o", {}).get("msg") == _FIRST or size < _FULL * most:
+        yield ok("oplog", f"it goes back {span(window)}, to its beginning: it has forgotten nothing yet")
     elif window >= SHORT:
         yield ok("oplog", f"it goes back {span(window)}: so long may a watcher be away")
     else:
@@ -41,7 +45,7 @@ def examine_history(client: Client) -> Iterator[Finding]:
             "oplog",
             f"it goes back only {span(window)}: a watcher that is away, or behind, for longer loses its position "
             f"(error 286); less than {span(SHORT)} does not cover a night and the day after",
-            _RESIZE % _larger(client),
+            _RESIZE % max(8 * most // 2**20, _LEAST),
         )
 
 
@@ -52,12 +56,12 @@ def _entry(client: Client, direction: int) -> dict[str, Any] | None:
     return found
 
 
-def _larger(client: Client) -> int:
-    """Propose a size in megabytes: several times the present one, and what the server takes at least."""
+def _sizes(client: Client) -> tuple[int, int]:
+    """Give the bytes that the oplog has and those that it may have; (0, 0) where that is not permitted."""
     from pymongo.errors import OperationFailure
 
     try:
-        size = client.local.command("collStats", "oplog.rs").get("maxSize", 0)
+        found = client.local.command("collStats", "oplog.rs")
     except OperationFailure:
-        size = 0
-    return max(int(8 * size / 2**20), 16000)
+        return 0, 0
+    return int(found["size"]), int(found["maxSize"])
