@@ -1,4 +1,8 @@
-"""What else runs on the hub while a Watcher replays at full speed: a ticker, and requests to a WSGI application."""
+"""What else runs on the hub while a Watcher replays at full speed: a ticker, and requests to a WSGI application.
+
+Beside it the same application while pymongo's plain loop replays in a process of its own: what the machine itself
+costs, whose cores the server, the replay and the visitor share.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,12 @@ def main(scale: float = 1.0, count: int = 5) -> None:
         with server() as client:
             given = {**inserts(client, events, document), "uri": uri_of(client), "count": events, "seconds": 3.0}
             contestants: dict[str, Contestant] = {
-                "idle": partial(python, "neighbour.py", patched=True, replays=False, **given),
-                "during a replay": partial(python, "neighbour.py", patched=True, replays=True, **given),
+                how: partial(python, "neighbour.py", patched=True, replayed_by=program, **given)
+                for how, program in {
+                    "idle": None,
+                    "during a replay": "Watcher",
+                    "the plain loop in another process": "plain_loop.py",
+                }.items()
             }
             results = rounds(contestants, count)
         to_idle = {figure: ratios(results, figure, "idle") for figure in ("tick", "request")}

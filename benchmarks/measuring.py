@@ -227,7 +227,9 @@ def _short(value: float) -> str:
 
 
 def _run(command: Sequence[str], **environment: str) -> Figures:
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    # sqlite-utils imports numpy where it is installed, as matplotlib has it here, and that starts threads that spin.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     if ended.returncode:
         raise RuntimeError(f"{command[-2]} ended with {ended.returncode}:\n{ended.stderr}")
     figures: Figures = json.loads(ended.stdout.splitlines()[-1])

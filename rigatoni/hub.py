@@ -115,6 +115,20 @@ def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
     return any(flag._set for flag in flags)
 
 
+def let_others_run() -> None:
+    """Let the hub go round once: who is ready runs, and the system is asked for sockets and timers.
+
+    A ``gevent.sleep(0)`` comes back within the same round, so that many of them in a row leave all sockets and timers
+    waiting. https://www.gevent.org/loop_impls.html
+    """
+    hub = gevent.get_hub()
+    round_about = hub.loop.timer(0)
+    try:
+        hub.wait(round_about)
+    finally:
+        round_about.close()
+
+
 def undisturbed(wait: Callable[[], T]) -> T:
     """Wait to the end, whichever ``gevent.Timeout`` fires meanwhile.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -19,7 +18,7 @@ from .barrier import Barrier
 from .delivery import Delivery, Ticket
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
-from .hub import Flag, GivenUp, undisturbed
+from .hub import Flag, GivenUp, let_others_run, undisturbed
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
 from .runners import Runners
 from .selection import Namespace
@@ -194,10 +193,9 @@ class Lane:
                     failure = error
             if not batch.done[index]:
                 self._handle(item, failure)
-            now = monotonic()
-            if now > turn:
+            if monotonic() > turn:
                 self._shared.progress()
-                undisturbed(partial(_let_others_run, now > turn + TURN))
+                undisturbed(let_others_run)
                 turn = monotonic() + TURN
 
     def _handle(self, item: Item, error: BaseException | None = None) -> None:
@@ -280,14 +278,6 @@ class Lane:
             self._hand_over()
         self._shared.barriers.remove(barrier)
         barrier.passed.set()
-
-
-def _let_others_run(is_overdue: bool) -> None:
-    if is_overdue:
-        # gevent calls fifty greenlets that are ready before it looks at its timers. Where handlers block, nothing would
-        # be saved until fifty of them have returned.
-        gevent.sleep(1e-6)
-    gevent.sleep(0)
 
 
 def place(item: Item | ItemBarrier) -> Place:

@@ -20,7 +20,7 @@ from .delivery import Counts
 from .errors import StreamInvalidatedError
 from .events import ChangeEvent, namespace_of
 from .hooks import Hooks
-from .hub import Flag, GivenUp, wait_for_any
+from .hub import Flag, GivenUp, let_others_run, wait_for_any
 from .lanes import Lanes
 from .position import Position, Resumption
 from .registration import ENDING_OPERATIONS
@@ -121,7 +121,7 @@ class Pipe:
             self._is_putting = not reply.is_empty
             for events, end, size in reply.slices():
                 self._put(events, end, size)
-                gevent.sleep(0)
+                let_others_run()
             self._reach(reply.operation_time if end is None else self._stream.position(end).cluster_time, reply)
             self._is_putting = False
             if self._is_end(reply):

@@ -122,8 +122,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in _KNOBS:
-            if each.name != "start_at":
-                taken(each.name, each.metadata, getattr(self, each.name), shows=True)
+            taken(each.name, each.metadata, getattr(self, each.name), shows=True)
         for option, kind in (("config", ChangeStreamConfig), ("retry", RetryPolicy)):
             value = getattr(self, option)
             if not isinstance(value, kind):

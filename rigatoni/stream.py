@@ -28,9 +28,9 @@ from .retry import reconnecting
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: A reply is asked for in as many events as probably fit into this: decoding it holds the hub for some five
-#: milliseconds.
-REPLY_SIZE = 256 * 1024
+#: A reply is asked for in as many events as probably fit into this. The fewer replies the less they cost, and larger
+#: ones gain little; the hub is not held by them, for they are decoded in slices.
+REPLY_SIZE = 512 * 1024
 #: A reply may come so many seconds after the server's await is over.
 PROMPT = 1.0
 #: Closing waits so long for the server to free the cursor.

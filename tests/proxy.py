@@ -31,6 +31,11 @@ class Link:
         """Tell whether the last request was for the events of a cursor."""
         return b"getMore" in self.request
 
+    @property
+    def awaits_events(self) -> bool:
+        """Tell whether the reply to a request for events has not begun."""
+        return self.carries_events and not self.replied
+
     def requested(self, data: bytes) -> None:
         """Take note of a request, which may come in pieces."""
         self.request = data if self.replied else self.request + data
@@ -85,20 +90,23 @@ class Proxy:
         """Close the connection of the next reply with events that is longer than this, after so many of its bytes."""
         self._do(lambda: setattr(self, "_cut_after", after))
 
-    def freeze(self, only: Callable[[Link], bool] = lambda link: True, *, new_ones: bool = False) -> None:
-        """Let nothing pass any more over connections that are open, and tell nobody.
+    def freeze(self, only: Callable[[Link], bool] = lambda link: True, *, new_ones: bool = False) -> int:
+        """Let nothing pass any more over connections that are open, tell nobody, and return how many these are.
 
         :param only: which of them.
         :param new_ones: let those that are made from now on wait until :meth:`thaw`.
         """
+        frozen: list[Link] = []
 
         def freeze() -> None:
             if new_ones:
                 self._passable.clear()
             for link in filter(only, self.links):
                 link.is_frozen = True
+                frozen.append(link)
 
         self._do(freeze)
+        return len(frozen)
 
     def thaw(self) -> None:
         """Let new connections pass; those that were frozen stay so."""

@@ -1,4 +1,4 @@
-"""A disk that is full under the token file: a small file system of its own, filled and freed."""
+"""A disk that is full under the token file, or may not be written: a small file system of its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import gevent
 import pytest
 from conftest import wait_until
 from programs import BOTH, Program
+from watchers import collecting
 
-from rigatoni import SQLiteStore
+from rigatoni import ResumeTokenPersistenceError, SQLiteStore, Watcher
 
 pytestmark = pytest.mark.faults
 
@@ -119,3 +120,25 @@ def test_when_space_is_freed_in_time_the_watcher_goes_on_and_nothing_is_repeated
         program.wait_for(lambda: number + 1 in program.said("handled"))
         assert program.said("handled") == list(range(1, number + 2))
     reader.close()
+
+
+def test_a_read_only_mount_stops_the_start_with_the_path_and_once_mended_nothing_is_lost(
+    database: Any, given: Any, disk: Path
+) -> None:
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+    watcher = Watcher(given["uri"], given["database"], store=given["store"])
+    seen = collecting(watcher, "insert")
+    with watcher:
+        database.orders.insert_one({"_id": 1})
+        wait_until(lambda: seen)
+    remount("ro")
+    with pytest.raises(ResumeTokenPersistenceError, match="may not read and write .* or the mount") as raised:
+        watcher.start()
+    assert given["store"] in str(raised.value)
+    database.orders.insert_one({"_id": 2})
+    remount("rw")
+    with watcher:
+        wait_until(lambda: len(seen) == 2)
+    assert seen == [1, 2]

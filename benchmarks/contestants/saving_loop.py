@@ -13,10 +13,12 @@ with TemporaryDirectory() as folder, MongoClient(given["uri"]) as client:
     tokens.execute("pragma journal_mode=wal")
     tokens.execute("pragma synchronous=normal")
     tokens.execute("create table tokens (name text primary key, token text)")
-    with replayed() as numbers:
+    with replayed() as (numbers, begin):
         options = {"start_at_operation_time": given["begun"], "full_document": given["full_document"]}
         with client.shop.orders.watch(**options) as stream:
             for change in stream:
+                if not numbers:
+                    begin()
                 numbers.append(change["fullDocument"]["number"])
                 with tokens:
                     row = ("orders", json.dumps(change["_id"]))

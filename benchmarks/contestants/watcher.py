@@ -12,11 +12,13 @@ with TemporaryDirectory() as folder:
     done = threading.Event()
     config = ChangeStreamConfig(full_document=given["full_document"])
     watcher = Watcher(given["uri"], "shop", store=Path(folder) / "tokens.db", config=config, start_at=given["begun"])
-    with replayed() as numbers:
+    with replayed() as (numbers, begin):
         count = given["count"]
 
         @watcher.on("insert", "update", collection="orders")
         def note(event):
+            if not numbers:
+                begin()
             numbers.append(event.full_document["number"])
             if len(numbers) == count:
                 done.set()

@@ -47,7 +47,7 @@ def hooks(*targets: str) -> tuple[Callable[[Any], None], Callable[[Any, Any], No
 
     :param targets: watchers, or Flask extensions, as ``module:name``; imported in the worker. None: the one of the
         Flask application that gunicorn loaded.
-    :raises ValueError: for a target without a colon.
+    :raises ValueError: for a target that is no such text.
     """
     for target in targets:
         if not _TARGET.fullmatch(target):

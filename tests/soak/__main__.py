@@ -18,7 +18,7 @@ from rigatoni.mongod import ReplicaSet
 
 from .faults import APPLICATION, Faults
 from .notes import Notes
-from .oracle import KILLED, Verdict, Write, judged, missing
+from .oracle import KILLED, Note, Verdict, Write, judged, missing
 from .plan import KINDS, WATCHERS, planned
 from .processes import Broken, Watching, wait_until
 from .watching import BOUND
@@ -103,20 +103,21 @@ class Soak:
         self.watchers[0].terminate()
 
     def _wait_for_everything(self) -> None:
-        def handled() -> bool:
-            for watcher in self.watchers:
-                watcher.check()
-            return not missing(self.writes, {note.change for note in self.notes.all()})
+        # A backlog takes as long as it takes; only one that no longer shrinks is given up. What is missing is asked of
+        # the very notes that are counted: the last one may come in between.
+        notes = self._noted()
+        while missing(self.writes, {note.change for note in notes}):
+            # Less often, because each look goes through all notes.
+            known = len(notes)
+            what = "every acknowledged write is handled"
+            notes = wait_until(lambda known=known: self._noted(known), what, pause=0.5)
 
-        # A backlog takes as long as it takes; only one that no longer shrinks is given up. Less often, because each
-        # look goes through all notes.
-        while not handled():
-            known = len(self.notes.all())
-            wait_until(
-                lambda known=known: len(self.notes.all()) > known,
-                "every acknowledged write is handled",
-                pause=0.5,
-            )
+    def _noted(self, known: int = -1) -> Sequence[Note]:
+        """Return all notes; none as long as there are no more than so many."""
+        for watcher in self.watchers:
+            watcher.check()
+        notes = self.notes.all()
+        return notes if len(notes) > known else ()
 
 
 def table(soak: Soak, verdict: Verdict) -> str:
