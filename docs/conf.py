@@ -8,6 +8,8 @@ copyright = "its authors; Apache-2.0"
 
 extensions = ["sphinx.ext.autodoc", "sphinx_click"]
 exclude_patterns = ["_build"]
+# `--option` stays `--option`.
+smartquotes = False
 html_theme = "furo"
 html_title = f"rigatoni {version}"
 
