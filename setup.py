@@ -18,7 +18,7 @@ prometheus = ["prometheus-client>=0.20"]
 flask = ["flask>=3.0", *prometheus]
 
 # What is documented has to be importable.
-docs = [*flask, "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
+docs = [*flask, "pytest>=8", "sphinx>=7.4", "furo>=2024.8.6", "sphinx-click>=6"]
 
 setup(
     name="rigatoni",

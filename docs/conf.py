@@ -8,6 +8,8 @@ copyright = "its authors; Apache-2.0"
 
 extensions = ["sphinx.ext.autodoc", "sphinx_click"]
 exclude_patterns = ["_build"]
+# `--option` stays `--option`.
+smartquotes = False
 html_theme = "furo"
 html_title = f"rigatoni {version}"
 
@@ -15,9 +17,9 @@ autodoc_member_order = "bysource"
 autodoc_class_signature = "separated"
 autodoc_typehints = "signature"
 python_use_unqualified_type_names = True
-# Types of others, to which nothing leads where there is no network, and type variables.
+# Types of others, to which nothing leads where there is no network; and in signatures, what is not public.
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|pymongo|bson|os|pathlib|datetime|flask|click|prometheus_client)\..*"),
-    ("py:class", r"_On(Batch)?|rigatoni\.contrib\.flask\.extension\.[A-Z]"),
+    ("py:class", r"_\w+|rigatoni\.\w+\..*"),
 ]

@@ -127,7 +127,7 @@ def let_others_run() -> None:
         hub.wait(round_about)
     finally:
         round_about.close()
-    # Behind those whose socket or timer was ready in this round too.
+    # Behind all that was ready in this round: of its timers the latest is called first, the next save's after it.
     gevent.sleep(0)
 
 
