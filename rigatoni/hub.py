@@ -216,9 +216,12 @@ class Calls:
     def run(self, function: Callable[[], T], stop: Flag) -> T:
         """Wait for a call.
 
-        :param stop: gives the call up when set.
+        :param stop: gives the call up when set; one that is set already keeps it from being made.
         :raises GivenUp: when the call was given up.
         """
+        if stop.is_set():
+            # It would fail at once on a client that was closed because of the stop, and that is no error of the watcher.
+            raise GivenUp("stopped before the call")
         call = self.start(function)
         wait_for_any((call.done, stop))
         if not call.done.is_set():

@@ -242,6 +242,16 @@ def test_a_call_is_given_up_by_a_stop_and_ends_by_itself() -> None:
     assert ended.wait(PATIENCE)
 
 
+def test_after_a_stop_no_call_is_made() -> None:
+    made, stop = [], Flag()
+    stop.set()
+
+    with pytest.raises(GivenUp):
+        Calls().run(lambda: made.append("call"), stop)
+
+    assert made == []
+
+
 def test_calls_that_were_given_up_take_nobodys_place() -> None:
     gate, calls, stop = threading.Event(), Calls(), Flag()
     abandoned = [calls.start(lambda: gate.wait(PATIENCE)) for _ in range(30)]
