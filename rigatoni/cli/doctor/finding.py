@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from dataclasses import dataclass
 
 import click
@@ -9,6 +11,7 @@ import click
 from ..table import coloured, sentence
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "problem": "red"}
+_INDENT = " " * 23
 #: What is said of a check that this user may not make, or this server does not answer.
 UNKNOWN = "unknown: not permitted"
 
@@ -29,10 +32,16 @@ class Finding:
     mend: str = ""
 
     def show(self) -> None:
-        """Print it on one line."""
-        mend = f" -> {sentence(self.mend)}" if self.mend else ""
+        """Print it on one line; on a terminal text is wrapped beside the subject, with the mend below it."""
+        text, mend = sentence(self.text), f"-> {sentence(self.mend)}" if self.mend else ""
+        if sys.stdout.isatty():
+            text = click.wrap_text(text, shutil.get_terminal_size().columns - 1, _INDENT, _INDENT).lstrip()
+            # Not wrapped, so that a command can be copied.
+            mend = mend and f"\n{_INDENT}{mend}"
+        else:
+            mend = mend and f" {mend}"
         level = coloured(f"{self.level:8}", fg=_COLOURS[self.level])
-        click.echo(f"{level} {self.subject:13} {sentence(self.text)}{mend}")
+        click.echo(f"{level} {self.subject:13} {text}{mend}")
 
 
 def ok(subject: str, text: str) -> Finding:
