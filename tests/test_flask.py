@@ -298,7 +298,10 @@ def test_with_a_page_the_watcher_counts_for_its_metrics_unless_it_does_already()
 # -- when it starts
 
 
-def test_requests_of_the_test_client_start_nothing_and_those_of_the_development_server_do(make: Make) -> None:
+def test_requests_of_the_test_client_start_nothing_and_those_of_the_development_server_do(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rigatoni.contrib.flask.binding.FIRST_REQUEST", 60.0)
     rigatoni = Rigatoni()
     rigatoni.on("insert")(lambda event: None)
     app = make(rigatoni)

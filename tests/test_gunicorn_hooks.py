@@ -86,13 +86,13 @@ def test_any_application_can_name_its_watcher(
         assert server.status()["state"] == "stopped"
 
 
-@pytest.mark.parametrize("options", [GEVENT, ("--workers", "1")], ids=["gevent", "sync"])
+@pytest.mark.parametrize("options", [GEVENT, ("--workers", "2")], ids=["gevent", "sync"])
 def test_what_keeps_a_watcher_from_starting_is_logged_and_fails_no_worker(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     write(tmp_path, {"plain.py": PLAIN})
     with gunicorn(tmp_path, "mongodb://127.0.0.1:9/", "shop", *options, app="plain:app") as server:
-        server.wait_for(server.get)
+        server.states(2)
         assert "this worker starts without a watcher" in server.log
         assert 'hooks("module:watcher")' in server.log
         assert server.end() == 0
@@ -101,7 +101,7 @@ def test_what_keeps_a_watcher_from_starting_is_logged_and_fails_no_worker(
 def test_a_store_that_cannot_be_used_is_logged_and_fails_no_worker(tmp_path: Path) -> None:
     (tmp_path / "tokens.db").mkdir()
     with gunicorn(tmp_path, "mongodb://127.0.0.1:9/", "shop", *GEVENT) as server:
-        assert set(server.states(2).values()) == {"failed"}
+        server.wait_for(lambda: set(server.states(2).values()) == {"failed"})
         assert "ResumeTokenPersistenceError" in server.log
         assert server.end() == 0
 
