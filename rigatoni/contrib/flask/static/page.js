@@ -32,7 +32,7 @@
     });
     path.setAttribute("d", line);
     svg.replaceChildren(path);
-    const most = `at most ${shortened(Math.max(...known))}${unit} in two minutes`;
+    const most = `max ${shortened(Math.max(...known))}${unit} in 2 min`;
     document.getElementById(`scale-${name}`).textContent = known.length > 1 ? most : "";
   }
 
