@@ -27,6 +27,7 @@ from pymongo import errors as driver
 from . import codes
 
 _ID_MODIFIED = "modified by the pipeline"
+_NOT_READY = "Sessions are not supported"
 _NOT_FOUND = "resume token was not found"
 _NAMES_TOKEN = re.compile("resume ?token|resumeAfter|startAfter", re.IGNORECASE)
 _HINTS_AT_TOKEN = re.compile("KeyString|token type", re.IGNORECASE)
@@ -206,6 +207,8 @@ class _Failure:
             return self._broken(
                 "the client was closed or cannot be used so: keep it open while it is watched", is_retryable=False
             )
+        if _NOT_READY in self.text:
+            return self._broken("a member that has just begun, or has no set yet: rs.initiate()", is_known=False)
         if isinstance(exc, _MISUSES):
             return self._wrong(
                 "pymongo refuses the URI, a name or an option: correct what the exception behind this one complains of"

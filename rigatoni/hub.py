@@ -220,7 +220,7 @@ class Calls:
         :raises GivenUp: when the call was given up.
         """
         if stop.is_set():
-            # It would fail at once on a client that was closed because of the stop, and that is no error of the watcher.
+            # It would fail at once on a client that was closed because of the stop, which is no error of the watcher.
             raise GivenUp("stopped before the call")
         call = self.start(function)
         wait_for_any((call.done, stop))

@@ -230,6 +230,16 @@ def test_bytes_that_cannot_be_decoded_are_a_conversion_error():
     assert not any(holds(classified) for holds in PREDICATES.values())
 
 
+def test_a_member_that_has_not_found_its_set_yet_is_tried_again_a_few_times():
+    # A connection to it stays as it is as long as nothing breaks it, so that for ever would be in vain.
+    raised = driver.ConfigurationError("Sessions are not supported by this MongoDB deployment")
+
+    classified = StreamError.from_pymongo(raised)
+
+    assert isinstance(classified, StreamConnectionError)
+    assert classified.is_retryable and not classified.is_known
+
+
 def test_a_closed_client_is_not_tried_again():
     classified = StreamError.from_pymongo(driver.InvalidOperation("Cannot use MongoClient after close"))
 

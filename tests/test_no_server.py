@@ -16,9 +16,18 @@ import pytest
 from conftest import wait_until
 from dns import resolver
 from programs import run_program
+from pymongo import MongoClient
 from watchers import collecting
 
-from rigatoni import ChangeStreamConfig, Hooks, MaxReconnectAttemptsExceededError, MemoryStore, Watcher
+from rigatoni import (
+    ChangeStreamConfig,
+    Hooks,
+    MaxReconnectAttemptsExceededError,
+    MemoryStore,
+    StreamConnectionError,
+    Watcher,
+)
+from rigatoni.mongod import ReplicaSet
 
 PASSWORD = "s3cret"
 WRONG = ["closed port", "unknown host", "TLS where there is none"]
@@ -101,6 +110,31 @@ def test_a_patched_program_is_told_likewise(wrong: dict[str, tuple[str, str]], t
     for error, (_, expected) in zip(program.said("error"), wrong.values(), strict=True):
         assert expected.split(".*")[0] in error
     assert PASSWORD not in "".join(program.said("traceback")) + program.complaints
+
+
+def test_a_server_without_a_set_is_waited_for_and_said_to_be_one() -> None:
+    with (
+        ReplicaSet(replicated=False, arguments=["--replSet", "late"]) as server,
+        MongoClient(server.uri_of(0)) as client,
+    ):
+        direct = watcher_of(server.uri_of(0), max_reconnect_attempts=0, max_backoff=0.1)
+        with pytest.raises(StreamConnectionError, match="rs.initiate"):
+            direct.start()
+        attempts, states = Attempts(), []
+        anywhere = server.uri + "?serverSelectionTimeoutMS=100"
+        watcher = watcher_of(anywhere, attempts, max_reconnect_attempts=0, max_backoff=0.1)
+        seen = collecting(watcher, "insert")
+        starting = threading.Thread(target=lambda: states.append(watcher.start()))
+        starting.start()
+        wait_until(lambda: len(attempts.told) > 2)
+
+        client.admin.command("replSetInitiate")
+
+        starting.join(60)
+        assert states == ["running"]
+        client.shop.orders.insert_one({"_id": 1})
+        wait_until(lambda: seen == [1])
+        watcher.stop()
 
 
 @pytest.mark.faults
