@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ class Running:
         if number is not None:
             self.process.send_signal(number)
         return self.process.wait(timeout=60)
+
+    def interrupt(self) -> int:
+        """Press Ctrl-C, and once more should it go on.
+
+        A signal that comes at the very moment at which Python's main thread falls asleep wakes it no more.
+        """
+        self.process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(timeout=20)
+        return self.end(signal.SIGINT)
 
 
 @contextmanager

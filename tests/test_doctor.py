@@ -128,8 +128,9 @@ def test_a_member_that_is_away_is_named(store_path: str) -> None:
         code, found = examined(replica_set.uri, "--store", store_path)
         name = replica_set.uri_of(away).split("/")[2]
 
-    assert (code, levels(found["server"])) == (0, ["ok", "warning"])
-    assert f"member {name} is " in found["server"][1]["text"]
+    # On a busy machine the others may not have found each other again by then.
+    assert (code, {*levels(found["server"])}) == (0, {"ok", "warning"})
+    assert any(f"member {name} is " in finding["text"] for finding in found["server"])
 
 
 def test_an_absent_server_is_a_problem_and_the_rest_is_examined(store_path: str) -> None:
@@ -273,8 +274,8 @@ def test_a_wrong_setting_of_the_environment_is_a_problem_and_an_unknown_one_a_wa
     ("arguments", "code", "mistake"),
     [
         (["-c", "orders"], 2, "needs its database"),
-        (["-d", "a.b"], 10, "is no name"),
-        (["-d", ""], 10, "is no name"),
+        (["-d", "a.b"], 10, "the name of a database"),
+        (["-d", ""], 10, "the name of a database"),
         (["-d", "a b"], 3, "a name or an option"),
         (["-d", "admin"], 3, "admin, local, config"),
     ],

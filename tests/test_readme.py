@@ -89,7 +89,7 @@ def test_the_first_program_handles_an_insert_and_stops_at_sigint(program: str, r
         wait_until_active(reader)
         shop.orders.insert_one({"item": "pasta"})
         wait_until(lambda: running.out == "shipping pasta\n")
-        ended = running.end(signal.SIGINT)
+        ended = running.interrupt()
     # Python's own code for a KeyboardInterrupt, which ends the sleep.
     assert ended == (0 if program == "orders" else -signal.SIGINT)
 

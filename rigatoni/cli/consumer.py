@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from rigatoni.client import Client
     from rigatoni.config import URI
 
-#: Where the options come from that are not on the command line, beside RIGATONI_URI.
-PLACE = ("RIGATONI_STORE", "RIGATONI_NAME")
-
 _FROM_CONSUMER = {"store", "name", "uri", "target"}
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .consumer import PLACE
 from .exits import fatal_errors_end_it, say, warn_of_password
 from .moments import moment
 from .table import has_colour
@@ -131,7 +130,7 @@ def _ready(database: str | None) -> Hooks:
 def _config(full_document: str | None, pipeline: str | None, operations: tuple[str, ...]) -> ChangeStreamConfig:
     from rigatoni import ChangeStreamConfig
 
-    config = ChangeStreamConfig.from_mapping(os.environ, known=PLACE)
+    config = ChangeStreamConfig.from_mapping(os.environ)
     if full_document is not None:
         config = replace(config, full_document=full_document)
     if pipeline is not None:

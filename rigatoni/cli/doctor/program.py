@@ -11,7 +11,6 @@ from importlib.metadata import version
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 
-from ..consumer import PLACE
 from .finding import Finding, note, ok, problem, warning
 
 #: Below this, a greenlet that is killed inside pymongo can leave a lock held for ever (PYTHON-6074).
@@ -51,13 +50,12 @@ def _examine_pymongo() -> Finding:
 
 
 def _examine_environment() -> Iterator[Finding]:
-    from rigatoni import ChangeStreamConfig, ConfigurationError, RetryPolicy
+    from rigatoni import ConfigurationError, Watcher
 
     told = SimpleQueue[logging.LogRecord]()
-    logging.getLogger("rigatoni.config").addHandler(QueueHandler(told))
+    logging.getLogger("rigatoni.knob").addHandler(QueueHandler(told))
     try:
-        ChangeStreamConfig.from_mapping(os.environ, known=PLACE)
-        RetryPolicy.from_mapping(os.environ)
+        Watcher.from_mapping(os.environ)
     except ConfigurationError as error:
         yield problem("environment", str(error), "correct or unset it")
     while not told.empty():
