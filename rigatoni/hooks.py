@@ -86,7 +86,7 @@ class Hooks:
     def reconnecting(self, stream: str, error: BaseException, attempt: int, delay: float) -> None:
         """The cursor is lost, or cannot be opened, and it will be tried again.
 
-        Called by the reader before each wait, and, with ``""`` as the stream, by a ``start()`` that finds no server.
+        Called by the reader before each wait; with ``""`` for the stream by a ``start()`` that waits for the server.
         :meth:`opened` follows when it has succeeded, :meth:`closed` when the attempts of an open stream are spent.
 
         :param error: why, a :class:`~rigatoni.StreamError`.
