@@ -17,8 +17,9 @@ import rigatoni
 
 COMMAND = (sys.executable, "-m", "rigatoni")
 ENTRY_POINT = (sys.executable, "-c", "import sys; from rigatoni.cli import main; sys.exit(main())")
+# Without what makes Python write at once, as programs run for others.
 ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("RIGATONI_")},
+    **{name: value for name, value in os.environ.items() if not name.startswith(("RIGATONI_", "PYTHON"))},
     "PYTHONPATH": str(Path(rigatoni.__file__).parent.parent),
 }
 

@@ -229,8 +229,8 @@ def test_a_watcher_of_the_extension_reconnects_for_ever_unless_told(setting: tup
 
 
 def test_a_watcher_that_is_passed_in_keeps_its_own_settings_and_serves_one_application() -> None:
-    watcher = Watcher(CLOSED, "shop", store=MemoryStore())
-    rigatoni = Rigatoni(offline(), watcher)
+    watcher, app = Watcher(CLOSED, "shop", store=MemoryStore()), offline()
+    rigatoni = Rigatoni(app, watcher)
 
     assert rigatoni.watcher is watcher
     assert config_of(watcher).max_reconnect_attempts == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import operator
 import os
@@ -32,7 +33,8 @@ def run(target: str) -> None:
     """Run a watcher of a Python module until SIGINT or SIGTERM.
 
     The process is patched by gevent before the module is imported, so that its handlers may block. The current folder
-    can be imported from. Unless the module configures logging, INFO and above go to the standard error stream.
+    can be imported from. Unless the module configures logging, INFO and above go to the standard error stream. What
+    handlers print is written line by line, into files and pipes too.
 
     A first signal stops cleanly (exit code 0): running handlers return, the position is saved. A second does not wait
     for them. A fatal error ends it with one line, "rigatoni: CATEGORY: message", and the category's exit code.
@@ -43,6 +45,9 @@ def run(target: str) -> None:
     from gevent import monkey
 
     monkey.patch_all()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Else it would stand in a buffer for hours, and be lost with a kill.
+        sys.stdout.reconfigure(line_buffering=True)
     with fatal_errors_end_it():
         watcher = watcher_of(target)
         # What the program has configured is left alone.
