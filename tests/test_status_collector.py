@@ -114,6 +114,7 @@ def test_it_can_be_mounted_as_an_application(database: Any, make: Make) -> None:
     watcher = make()
     collecting(watcher)
     watcher.start()
+    wait_until(lambda: watcher.store.status("default")["state"] == "running")
     registry, environment, said = CollectorRegistry(), dict[str, Any](), []
     registry.register(StatusCollector(watcher))
     setup_testing_defaults(environment)
