@@ -106,7 +106,10 @@ def test_what_is_handled_again_after_a_real_kill_is_counted(temporary: Path) -> 
     killed = re.search(r"having handled (\d+) changes", run.stdout)
 
     assert killed is not None
-    assert counts(run) == [200, 200, 0, int(killed[1])]
+    *others, repeated = counts(run)
+    assert others == [200, 200, 0]
+    # On a busy machine it may have handled everything when it is killed: then nobody waits for what it repeats.
+    assert repeated == int(killed[1]) or killed[1] == "200"
     assert run.returncode == 0
     # Only the second one: the first was really killed.
     assert (temporary / "ended").read_text() == "in order "
