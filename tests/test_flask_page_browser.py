@@ -48,7 +48,8 @@ def url_of(port: int, path: str = "/") -> str:
 
 
 def text(window: Any, selector: str) -> str:
-    found: str = window.execute_script("return document.querySelector(arguments[0]).innerText", selector)
+    # Between two pages there is nothing.
+    found: str = window.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
     return found
 
 
