@@ -81,12 +81,12 @@ def test_four_hundred_collections_with_a_handler_each_share_one_cursor(database:
     watcher = make(name="parcels")
     seen = {f"c{number}": collecting(watcher, "insert", collection=f"c{number}") for number in range(400)}
     watcher.start()
-    assert len(cursors(database, "parcels")) == 1
+    wait_until(lambda: len(cursors(database, "parcels")) == 1)
     for number, name in enumerate(seen):
         database[name].insert_one({"_id": number})
     wait_until(lambda: all(seen.values()))
     assert list(seen.values()) == [[number] for number in range(400)]
-    assert len(cursors(database, "parcels")) == 1
+    wait_until(lambda: len(cursors(database, "parcels")) == 1)
     assert len(watcher.stats()["streams"]) == 1
 
 
