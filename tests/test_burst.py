@@ -44,6 +44,7 @@ def memory():
 
 say(state=watcher.start(), before=memory())
 while True:
+    # Apart, so that five equal ones in a row mean that it stands.
     gevent.sleep(0.2)
     stats = watcher.stats()
     if watcher.error is not None:

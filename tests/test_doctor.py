@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from commands import rigatoni_ends
 from conftest import wait_until
+from guarded import Guarded, guarded_server
 from pymongo import MongoClient
 
 from rigatoni import SQLiteStore
@@ -39,19 +39,13 @@ def uri(mongodb_replica_set: Any) -> str:
     return str(mongodb_replica_set.uri)
 
 
-class Guarded:
-    """A server that asks for a user, and one who may do nothing yet."""
+class Clinic:
+    """A server that asks for a user, and does what a mend says."""
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        self.uri = replica_set.uri
-        with MongoClient[Any](self.uri) as client:
-            client.admin.command("createUser", "root", pwd="root", roles=["root"])
-        self.root = MongoClient[Any](self.uri_as("root:root"))
+    def __init__(self, guarded: Guarded) -> None:
+        self.uri, self.uri_as, self.root = guarded.uri, guarded.uri_as, guarded.root
         self.root.shop.orders.insert_one({})
         self.root.shop.customers.insert_one({})
-
-    def uri_as(self, user: str) -> str:
-        return self.uri.replace("://", f"://{user}@")
 
     def add_user(self, name: str) -> str:
         self.root.admin.command("createUser", name, pwd="secret", roles=[])
@@ -69,14 +63,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    key = tmp_path_factory.mktemp("key") / "file"
-    key.write_bytes(base64.b64encode(os.urandom(96)))
-    key.chmod(0o600)
-    with ReplicaSet(arguments=["--keyFile", str(key)]) as replica_set:
-        guarded = Guarded(replica_set)
-        with guarded.root:
-            yield guarded
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    with guarded_server(tmp_path_factory.mktemp("key")) as guarded:
+        yield Clinic(guarded)
 
 
 def test_a_sound_set_has_no_problem_and_every_finding_is_one_line(uri: str, database: Any, store_path: str) -> None:
@@ -166,8 +155,8 @@ def test_a_short_oplog_is_a_warning_that_says_relative_to_what(short_oplog: str,
 # Privileges.
 
 
-def test_a_user_without_privileges_gets_the_role_that_helps(guarded: Guarded, store_path: str) -> None:
-    uri = guarded.add_user("clerk")
+def test_a_user_without_privileges_gets_the_role_that_helps(clinic: Clinic, store_path: str) -> None:
+    uri = clinic.add_user("clerk")
     arguments = ("-d", "shop", "-c", "orders", "--store", store_path)
     code, found = examined(*arguments, RIGATONI_URI=uri)
 
@@ -176,19 +165,19 @@ def test_a_user_without_privileges_gets_the_role_that_helps(guarded: Guarded, st
     for optional in ("identity", "oplog", "images"):
         assert levels(found[optional]) == ["note"]
         assert found[optional][0]["text"].startswith("unknown: not permitted")
-    guarded.follow(found["privileges"][0]["mend"])
-    guarded.grant(found["identity"][0]["mend"])
+    clinic.follow(found["privileges"][0]["mend"])
+    clinic.grant(found["identity"][0]["mend"])
     code, found = examined(*arguments, RIGATONI_URI=uri)
 
     assert (code, levels(found["privileges"]), levels(found["identity"])) == (0, ["ok"], ["ok"])
 
 
-def test_who_may_watch_only_single_collections_is_told_to_watch_each(guarded: Guarded, store_path: str) -> None:
-    uri = guarded.add_user("butcher")
+def test_who_may_watch_only_single_collections_is_told_to_watch_each(clinic: Clinic, store_path: str) -> None:
+    uri = clinic.add_user("butcher")
     for name in ("orders", "customers"):
         privilege = {"resource": {"db": "shop", "collection": name}, "actions": ["find", "changeStream"]}
-        guarded.root.admin.command("createRole", name, privileges=[privilege], roles=[])
-        guarded.root.admin.command("grantRolesToUser", "butcher", roles=[name])
+        clinic.root.admin.command("createRole", name, privileges=[privilege], roles=[])
+        clinic.root.admin.command("grantRolesToUser", "butcher", roles=[name])
     code, found = examined("-d", "shop", "-c", "orders", "-c", "customers", "--store", store_path, RIGATONI_URI=uri)
 
     assert (code, levels(found["privileges"])) == (3, ["problem", "note"])
@@ -199,8 +188,8 @@ def test_who_may_watch_only_single_collections_is_told_to_watch_each(guarded: Gu
 @pytest.mark.parametrize(
     ("user", "text"), [("clerk:mistaken", "refuses this user"), ("", "not permitted without a user")]
 )
-def test_who_is_not_let_in_is_told_why(user: str, text: str, guarded: Guarded, store_path: str) -> None:
-    uri = guarded.uri_as(user) if user else guarded.uri
+def test_who_is_not_let_in_is_told_why(user: str, text: str, clinic: Clinic, store_path: str) -> None:
+    uri = clinic.uri_as(user) if user else clinic.uri
     code, found = examined("--store", store_path, RIGATONI_URI=uri)
 
     assert code == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -11,34 +9,27 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
+from guarded import Guarded, guarded_server
 from listening import Commands
 from programs import BOTH, Program
 from pymongo import MongoClient
 
 from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, Watcher
-from rigatoni.mongod import ReplicaSet
 
 #: Less than a watcher waits for a server by default; what is refused at once takes a small part of it.
 SOON = 4.0
 
 
-class Guarded:
+class GuardedShop:
     """A server that asks for user and password, and a role that may watch the orders of the shop."""
 
-    def __init__(self, replica_set: ReplicaSet) -> None:
-        self.uri = replica_set.uri
-        with MongoClient[Any](self.uri) as client:
-            # The first user may be made by anyone on the same host.
-            client.admin.command("createUser", "root", pwd="root", roles=["root"])
-        self.root = MongoClient[Any](self.uri_as("root:root"))
+    def __init__(self, guarded: Guarded) -> None:
+        self.uri, self.uri_as, self.root = guarded.uri, guarded.uri_as, guarded.root
         self.shop = self.root.shop
         orders = {"resource": {"db": "shop", "collection": "orders"}, "actions": ["find", "changeStream"]}
         self.root.admin.command("createRole", "watching", privileges=[orders], roles=[])
         self.shop.create_collection("by_day", viewOn="orders")
         self.root.admin.command("createUser", "clerk", pwd="secret", roles=["watching"])
-
-    def uri_as(self, user: str) -> str:
-        return self.uri.replace("://", f"://{user}@")
 
     def grant(self) -> None:
         self.root.admin.command("grantRolesToUser", "clerk", roles=["watching"])
@@ -48,14 +39,9 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    key = tmp_path_factory.mktemp("key") / "file"
-    key.write_bytes(base64.b64encode(os.urandom(96)))
-    key.chmod(0o600)
-    with ReplicaSet(arguments=["--keyFile", str(key)]) as replica_set:
-        guarded = Guarded(replica_set)
-        with guarded.root:
-            yield guarded
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedShop]:
+    with guarded_server(tmp_path_factory.mktemp("key")) as guarded:
+        yield GuardedShop(guarded)
 
 
 class Attempts(Hooks):
@@ -80,7 +66,7 @@ REFUSED: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_the_server_refuses_is_raised_by_start_at_once_with_the_mend(guarded: Guarded, case: str) -> None:
+def test_what_the_server_refuses_is_raised_by_start_at_once_with_the_mend(guarded: GuardedShop, case: str) -> None:
     user, database, collection, config, code, mend = REFUSED[case]
     attempts = Attempts()
     uri = guarded.uri_as(user) if user else guarded.uri
@@ -114,7 +100,7 @@ watcher.run()
 
 
 @BOTH
-def test_a_program_that_is_refused_ends_with_an_error_code(guarded: Guarded, tmp_path: Path, patched: bool) -> None:
+def test_a_program_that_is_refused_ends_with_an_error_code(guarded: GuardedShop, tmp_path: Path, patched: bool) -> None:
     with Program(PROGRAM, tmp_path, patched=patched, uri=guarded.uri_as("clerk:mistaken")) as program:
         assert program.end() == 1
 
@@ -122,7 +108,9 @@ def test_a_program_that_is_refused_ends_with_an_error_code(guarded: Guarded, tmp
         assert "mistaken" not in program.complaints
 
 
-def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_it_goes_on(guarded: Guarded) -> None:
+def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_it_goes_on(
+    guarded: GuardedShop,
+) -> None:
     sent, attempts, store, seen = Commands(), Attempts(), MemoryStore(), []
     orders, config = guarded.shop.orders, ChangeStreamConfig(max_await_time=0.1)
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from commands import rigatoni_ends
 from conftest import wait_until
+from guarded import Guarded, guarded_server
 from pymongo import MongoClient
 
 from rigatoni import ChangeStreamConfig, SQLiteStore, StreamError, Watcher
-from rigatoni.mongod import ReplicaSet
 
 SECRET = "s3cretword"
 #: What it looks like where somebody took the first half for something else.
@@ -130,26 +130,21 @@ def test_a_start_that_fails_shows_it_nowhere(
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReplicaSet]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """A server that asks for user and password, and can be told to fail."""
-    key = tmp_path_factory.mktemp("key") / "file"
-    key.write_text("key" * 20)
-    key.chmod(0o600)
-    with ReplicaSet(arguments=["--keyFile", str(key)], parameters={"enableTestCommands": True}) as replica_set:
-        with MongoClient[Any](replica_set.uri) as client:
-            client.admin.command("createUser", "u", pwd=SECRET, roles=["root"])
-        yield replica_set
+    with guarded_server(tmp_path_factory.mktemp("key"), SECRET, enableTestCommands=True) as guarded:
+        yield guarded
 
 
 @pytest.mark.parametrize(
     ("user", "options"),
-    [("nobody", ""), ("u", "&authSource=elsewhere"), ("u", "&authMechanism=PLAIN"), ("u", "&tls=true")],
+    [("nobody", ""), ("root", "&authSource=elsewhere"), ("root", "&authMechanism=PLAIN"), ("root", "&tls=true")],
 )
 def test_who_is_refused_by_the_server_finds_the_password_in_no_frame_of_the_driver(
-    user: str, options: str, guarded: ReplicaSet, caplog: pytest.LogCaptureFixture, store_path: str
+    user: str, options: str, guarded: Guarded, caplog: pytest.LogCaptureFixture, store_path: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "rigatoni")
-    uri = guarded.uri.replace("://", f"://{user}:{SECRET}@") + options
+    uri = guarded.uri_as(f"{user}:{SECRET}") + options
     watcher = Watcher(f"{uri}&serverSelectionTimeoutMS=1000", store=store_path, config=QUICK)
     watcher.on("insert")(lambda event: None)
     with pytest.raises(StreamError) as raised:
@@ -159,10 +154,10 @@ def test_who_is_refused_by_the_server_finds_the_password_in_no_frame_of_the_driv
 
 
 def test_a_connection_that_breaks_while_the_password_is_checked_does_not_show_it(
-    guarded: ReplicaSet, caplog: pytest.LogCaptureFixture, store_path: str
+    guarded: Guarded, caplog: pytest.LogCaptureFixture, store_path: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "rigatoni")
-    uri = guarded.uri.replace("://", f"://u:{SECRET}@")
+    uri = guarded.uri_as(f"root:{SECRET}")
     point = {"configureFailPoint": "failCommand"}
     data = {"failCommands": ["saslContinue"], "closeConnection": True, "appName": "rigatoni default"}
     with MongoClient[Any](uri) as client:

@@ -115,15 +115,7 @@ def about_a_consumer(function: Callable[..., Any]) -> Callable[..., Any]:
     click.option(
         "--name", envvar="RIGATONI_NAME", show_envvar=True, help='The consumer; default "default", all in lists.'
     )(function)
-    click.option(
-        "--store",
-        envvar="RIGATONI_STORE",
-        show_envvar=True,
-        default="rigatoni.db",
-        show_default=True,
-        metavar="PATH",
-        help="The SQLite file that the watcher was given.",
-    )(function)
+    store_option(function)
 
     @click.pass_context
     @wraps(function)
@@ -144,6 +136,15 @@ def confirm(question: str, yes: bool) -> None:
 
 
 #: The function gets it as the consumer's client.
+store_option = click.option(
+    "--store",
+    envvar="RIGATONI_STORE",
+    show_envvar=True,
+    default="rigatoni.db",
+    show_default=True,
+    metavar="PATH",
+    help="The SQLite file that the watcher was given.",
+)
 uri_option = click.option("--uri", envvar="RIGATONI_URI", show_envvar=True, help="The server that is watched.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one line for each.")

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import click
 
+from ..consumer import store_option
 from ..exits import PROBLEM, fatal_errors_end_it, warn_of_password
 from .finding import Finding
 
@@ -27,15 +28,7 @@ Exit code {PROBLEM}: there is a problem; others: see rigatoni --help.
 @click.argument("uri", envvar="RIGATONI_URI", required=False)
 @click.option("-d", "--database", help="What would be watched; default: the whole deployment.")
 @click.option("-c", "--collection", multiple=True, help="Only this collection of it; may be repeated.")
-@click.option(
-    "--store",
-    envvar="RIGATONI_STORE",
-    show_envvar=True,
-    default="rigatoni.db",
-    show_default=True,
-    metavar="PATH",
-    help="The SQLite file of the watcher, there or not.",
-)
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="As JSON, one line for each finding.")
 @click.pass_context
 def doctor(
