@@ -38,11 +38,11 @@ class Hooks:
         """
 
     def received(self, stream: str, count: int, size: int) -> None:
-        """A reply was read and decoded, and its events are about to be handed to their handlers.
+        """A reply was read, and its events are about to be handed to their handlers.
 
-        Called by the feeder, once a reply; for each part of a reply over 256 kB or so; not for empty ones.
+        Called by the feeder, once for each reply that is not empty.
 
-        :param count: events, from 1; those that were finished before a restart are left out.
+        :param count: events, from 1; those that were finished before a restart, and are left out now, count too.
         :param size: bytes of BSON.
         """
 

@@ -195,6 +195,8 @@ class Lane:
                 self._handle(item, failure)
             if monotonic() > turn:
                 self._shared.progress()
+                # Its handler is not running any more.
+                self.current = None
                 undisturbed(let_others_run)
                 turn = monotonic() + TURN
 
@@ -219,6 +221,9 @@ class Lane:
             self._shared.delivery.deliver(handler, [ticket], error)
         if later:
             self._collect(ticket, later, item)
+            # Behind slow handlers a lane may always have more, so that it never waits for the time to come.
+            if self._pending and at_once and monotonic() >= self._due:
+                self._hand_over()
         return None
 
     def _collect(self, ticket: Ticket, handlers: tuple[Handler, ...], item: Item) -> None:

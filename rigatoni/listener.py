@@ -183,7 +183,7 @@ class ChangeStreamListener(Iterator[AckableEvent]):
             except BaseException as error:
                 self._shut(error)
                 raise
-            self._token = self._reported = token or position.token
+            self._token, self._reported = token or position.token, token
         return self._stream
 
     def _made(self) -> Stream:

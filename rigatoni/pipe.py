@@ -119,6 +119,8 @@ class Pipe:
             reply = self._ahead.popleft()
             self._taken.set()
             self._is_putting = not reply.is_empty
+            if not reply.is_empty:
+                self._hooks.received(self.scope, *reply.size())
             for events, end, size in reply.slices():
                 self._put(events, end, size)
                 let_others_run()
@@ -206,7 +208,6 @@ class Pipe:
             events = [event for event in events if not self._drops(event)]
         if events:
             self._received += len(events)
-            self._hooks.received(self.scope, len(events), size)
             self._remember_ending(events)
         begin = 0
         while begin < len(events):

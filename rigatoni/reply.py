@@ -45,13 +45,14 @@ class Reply:
     :param floor: events at or before this position were read before and are left out.
     """
 
-    __slots__ = ("cursor", "cursor_id", "end", "floor", "is_empty", "operation_time", "_batch", "_codec")
+    __slots__ = ("cursor", "cursor_id", "end", "floor", "is_empty", "operation_time", "_batch", "_codec", "_cuts")
 
     def __init__(self, document: RawBSONDocument, codec: Codec, floor: Position | None = None) -> None:
         self.cursor = bytes(document["cursor"].raw)
         self.operation_time: Timestamp | None = document.get("operationTime")
         self.floor = floor
         self._codec = codec
+        self._cuts: list[tuple[int, int, int]] | None = None
         fields = _fields(self.cursor)
         self.cursor_id: int = _int64(self.cursor, fields["id"])[0]
         self._batch = fields.get("nextBatch") or fields["firstBatch"]
@@ -62,6 +63,11 @@ class Reply:
             start = fields["postBatchResumeToken"]
             self.end = bson.decode(self.cursor[start : start + _int32(self.cursor, start)[0]])
 
+    def size(self) -> tuple[int, int]:
+        """Return how many events there are and their bytes of BSON, without decoding them."""
+        cuts = self._cut()
+        return sum(count for _, _, count in cuts), sum(end - begin for begin, end, _ in cuts)
+
     def slices(self) -> Iterator[tuple[list[Event], Mapping[str, Any] | None, int]]:
         """Decode, a slice at a time: events, the token after them, and their size in bytes.
 
@@ -69,12 +75,20 @@ class Reply:
         """
         if self.is_empty:
             yield [], self.end, 0
-        for part, is_last in self._parts():
+        cuts = self._cut()
+        for begin, end, _ in cuts:
+            # As a document of its own, which is what the decoder takes.
+            part = b"".join((_pack(end - begin + 5), self.cursor[begin:end], b"\0"))
             events: list[Event] = [*self._decode(part).values()]
-            yield self._slice(events, self.end if is_last else None, len(part))
+            yield self._slice(events, self.end if end == cuts[-1][1] else None, end - begin)
 
-    def _parts(self) -> Iterator[tuple[bytes, bool]]:
-        """Cut the array of events, undecoded, into documents that hold about a slice of them each."""
+    def _cut(self) -> list[tuple[int, int, int]]:
+        """Cut the array of events, undecoded, into slices: where each begins and ends, and how many events it holds."""
+        if self._cuts is None:
+            self._cuts = [*self._found_cuts()]
+        return self._cuts
+
+    def _found_cuts(self) -> Iterator[tuple[int, int, int]]:
         cursor = self.cursor
         begin = place = self._batch + 4
         end = self._batch + _int32(cursor, self._batch)[0] - 1
@@ -85,7 +99,7 @@ class Reply:
             place += _int32(cursor, place)[0]
             count += 1
             if count == SLICE or place - begin >= SLICE_SIZE or place == end:
-                yield b"".join((_pack(place - begin + 5), cursor[begin:place], b"\0")), place == end
+                yield begin, place, count
                 begin, count = place, 0
 
     def _slice(

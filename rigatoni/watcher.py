@@ -15,7 +15,7 @@ from .config import ChangeStreamConfig, RetryPolicy
 from .declaration import Declaration
 from .errors import ConfigurationError
 from .hooks import Hooks
-from .hub import inert_after_fork, is_patched, live
+from .hub import inert_after_fork, is_patched, live, wait_for_any
 from .lanes import warn_of_lanes
 from .life import Life, State
 from .plan import plans
@@ -153,14 +153,14 @@ class Watcher(Declaration):
             life = self._prepare()
         live(life.run, f"rigatoni {self.name}", life.over)
         try:
-            is_settled = life.settled.wait(timeout)
+            wait_for_any((life.settled, life.hurry), timeout)
         except BaseException:
             life.stop.set()
             raise
         if life.error is not None:
             raise life.error
         # The first may end at this very moment, so that the take-over begins.
-        return "standby" if is_settled and life.state == "starting" else life.state
+        return "standby" if life.settled.is_set() and life.state == "starting" else life.state
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Stop reading, forget what was read ahead, let running handlers return, save, release the name.

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from rigatoni import lanes as lanes_module
 from rigatoni.errors import HandlerError
 from rigatoni.events import ChangeEvent
+from rigatoni.lane import TURN
 from rigatoni.lanes import _slot
 from rigatoni.registration import DOCUMENT_OPERATIONS
 from rigatoni.watermark import HANDLED, UNWANTED
@@ -460,6 +462,23 @@ def test_running_handlers_are_named_to_other_threads_while_lanes_come_and_go() -
         asking.join()
 
 
+def test_a_handler_that_has_returned_is_not_named_while_the_rest_of_the_hub_has_its_turn() -> None:
+    flow, named = Flow(), []
+
+    @flow.on()
+    def handler(event: ChangeEvent) -> None:
+        gevent.spawn(lambda: named.append(list(flow.lanes.unfinished())))
+        # Longer than a turn, and the hub is not asked.
+        until = monotonic() + 2 * TURN
+        while monotonic() < until:
+            pass
+
+    flow.play(*map(insert, range(3)))
+
+    # The last one is looked for when nothing is left at all.
+    assert named[:2] == [[], []]
+
+
 def test_a_stop_during_the_retries_of_a_barrier_lets_nobody_pass_it() -> None:
     flow, calls = Flow(concurrency=4, retry=at_once(0)), []
 
@@ -592,6 +611,24 @@ def test_a_batch_is_handed_over_when_it_is_full_or_has_waited() -> None:
     flow.play(*map(insert, range(5)))
 
     assert calls == [[0, 1, 2], [3, 4]]
+
+
+def test_a_batch_behind_a_slow_handler_is_not_kept_waiting_by_a_lane_that_never_runs_dry() -> None:
+    flow, order = Flow(), []
+
+    @flow.on()
+    def slow(event: ChangeEvent) -> None:
+        gevent.sleep(0.01)
+        order.append("one")
+
+    @flow.on_batch(max_wait=0.05)
+    def many(events: list[ChangeEvent]) -> None:
+        order.append("many")
+
+    flow.play(*map(insert, range(20)))
+
+    # Without a look at the clock it would be handed over once, when the lane runs dry.
+    assert order.count("one") == 20 and order.count("many") > 1
 
 
 def test_events_that_arrive_while_a_batch_waits_join_it() -> None:

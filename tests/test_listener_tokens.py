@@ -104,6 +104,30 @@ def test_on_token_hears_where_a_quiet_stream_has_come_to(database: Any) -> None:
         assert keys(take(listener, 1)) == [1]
 
 
+def test_on_token_hears_where_it_started_before_anything_happens(database: Any) -> None:
+    told: list[Token] = []
+    with ChangeStreamListener(database.orders, QUICK, told.append) as listener:
+        assert listener.try_next() is None
+        assert told != []
+    insert(database.orders, 1)
+
+    with ChangeStreamListener(database.orders, ChangeStreamConfig(resume_token=told[0])) as listener:
+        assert keys(take(listener, 1)) == [1]
+        assert place(listener.resume_token) >= place(told[0])
+
+
+def test_a_token_that_was_handed_in_is_not_told_again(database: Any) -> None:
+    with ChangeStreamListener(database.orders, QUICK) as listener:
+        insert(database.orders, 1)
+        (event,) = take(listener, 1)
+    told: list[Token] = []
+    config = ChangeStreamConfig(resume_token=event.resume_token, max_await_time=0.1)
+    with ChangeStreamListener(database.orders, config, told.append) as listener:
+        listener.try_next()
+
+    assert event.resume_token not in told
+
+
 def test_a_failing_on_token_ends_the_iteration_and_is_not_asked_again(database: Any) -> None:
     calls: list[Token] = []
 

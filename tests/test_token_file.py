@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sqlite3
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +290,27 @@ def test_a_lock_of_another_process_holds_up_neither_hub_nor_handlers_and_the_pos
     database.orders.insert_one({"_id": "new"})
     wait_until(lambda: seen)
     assert seen == ["new"]
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold what another process holds that writes and does not end."""
+    SQLiteStore(path).save("other", {})
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        yield
+
+
+@BOTH
+def test_a_second_signal_does_not_wait_for_a_store_that_is_locked(
+    given: dict[str, str], tmp_path: Path, patched: bool
+) -> None:
+    text = "import logging\nlogging.basicConfig(level=logging.INFO)\n" + WATCH + "\n\nwatcher.run()\n"
+    with locked(given["store"]), Program(text, tmp_path, patched=patched, **given) as program:
+        program.wait_for(lambda: "watches" in program.complaints)
+        # Two different ones, because two of a kind may arrive as one.
+        program.signal(signal.SIGINT)
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0, program.complaints
+        # The patience of the store is 30 s. Less has passed, else it would have failed.
+        assert "fails" not in program.complaints

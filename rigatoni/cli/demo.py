@@ -26,8 +26,8 @@ Examples:
 def demo(context: click.Context, operations: int) -> None:
     """Kill a watching program half-way, start it again, and count what was lost.
 
-    On a real mongod (from PATH, RIGATONI_MONGOD, or the extra rigatoni[embedded]) that ends with the demo, as
-    everything else that it starts or writes. Exit code 0 only if nothing was lost.
+    On a real mongod (from PATH, RIGATONI_MONGOD, or the extra embedded) that ends with the demo, as everything
+    else that it starts or writes. Exit code 0 only if nothing was lost.
     """
     with fatal_errors_end_it():
         # Here, because it imports pymongo; this process needs no patch: the program that it kills is another one.

@@ -6,7 +6,7 @@
         watcher = Watcher(replica_set.uri, "shop")
         replica_set.kill(replica_set.primary())
 
-The server comes from ``RIGATONI_MONGOD``, from PATH, or from the extra ``rigatoni[embedded]``.
+The server comes from ``RIGATONI_MONGOD``, from PATH, or from the extra ``embedded``.
 """
 
 from .binary import find_mongod

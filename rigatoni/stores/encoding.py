@@ -64,15 +64,30 @@ def event_id(event: Mapping[str, Any], text: str) -> str:
 
 
 def encode_status(status: Mapping[str, Any]) -> str:
-    """Write a status row as plain JSON; a value of another kind is written as its text."""
-    return json.dumps(
-        status, default=lambda value: dict(value) if isinstance(value, Mapping) else _shown(value), skipkeys=True
-    )
+    """Write a status row as plain JSON; a value that JSON does not know, or cannot hold, is written as its text."""
+    try:
+        return _json(status)
+    # What hooks put into it is user code: circular, too deep, or a mapping that raises.
+    except Exception:
+        return _json({key: value if _has_json(value) else _shown(value) for key, value in status.items()})
 
 
 def readable(text: str) -> str:
     """Give text that SQLite can keep: characters that have no UTF-8 are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _json(value: object) -> str:
+    return json.dumps(
+        value, default=lambda other: dict(other) if isinstance(other, Mapping) else _shown(other), skipkeys=True
+    )
+
+
+def _has_json(value: object) -> bool:
+    try:
+        return bool(_json(value))
+    except Exception:
+        return False
 
 
 def _plain(value: Any) -> Any:
