@@ -1,7 +1,7 @@
 """What else runs on the hub while a Watcher replays at full speed: a ticker, and requests to a WSGI application.
 
-Beside it the same application while pymongo's plain loop replays in a process of its own: what the machine itself
-costs, whose cores the server, the replay and the visitor share.
+Beside it the same application while pymongo's own loop replays on that hub, and while it does in a process of its own:
+what the machine itself costs, whose cores the server, the replay and the visitor share.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ def main(scale: float = 1.0, count: int = 5) -> None:
                 how: partial(python, "neighbour.py", patched=True, replayed_by=program, **given)
                 for how, program in {
                     "idle": None,
-                    "during a replay": "Watcher",
-                    "the plain loop in another process": "plain_loop.py",
+                    "a Watcher replays": "Watcher",
+                    "pymongo's loop replays": "the loop",
+                    "pymongo's loop in another process": "plain_loop.py",
                 }.items()
             }
             results = rounds(contestants, count)

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Replies that are read ahead at most.
 AHEAD = 2
+#: Bytes of a reply that is decoded sooner than the next getMore is sent.
+FEW = 4096
 #: Bytes of BSON in flight at most; decoded they take several times as much.
 MOST_BYTES = 16 * 1024 * 1024
 #: Seconds after which a held stream says which event holds it.
@@ -105,8 +107,13 @@ class Pipe:
                 self._wait(self._taken)
             reply = self._stream.pull()
             self._ahead.append(reply)
-            # By a detour through the hub, so that the next getMore is on its way before this reply is decoded.
-            gevent.spawn(self._arrived.set)
+            if len(reply.cursor) <= FEW:
+                # Handlers are entered before the next getMore is sent, which takes longer than to decode this.
+                self._arrived.set()
+                gevent.sleep(0)
+            else:
+                # By a detour through the hub, so that the next getMore is on its way before this reply is decoded.
+                gevent.spawn(self._arrived.set)
             if self._is_end(reply):
                 self._wait(Flag())
 
