@@ -1,7 +1,7 @@
 """What else runs on the hub while a Watcher replays at full speed: a ticker, and requests to a WSGI application.
 
-Beside it the same application while pymongo's own loop replays on that hub, and while it does in a process of its own:
-what the machine itself costs, whose cores the server, the replay and the visitor share.
+Beside it the same application while pymongo's own loop replays on that hub, and while another process reads the same
+as fast as it can: what the machine itself costs, whose cores the server, the reader and the visitor share.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from measuring import Contestant, Report, median, python, ratios, rounds, server
 def main(scale: float = 1.0, count: int = 5) -> None:
     """Print a table for small documents and one for documents of 10 kB."""
     report = Report("neighbour")
-    for title, events, document in (("436 bytes", 200_000, SMALL), ("10 kB", 50_000, LARGE)):
+    for title, events, size, document in (("436 bytes", 200_000, 436, SMALL), ("10 kB", 50_000, 10_000, LARGE)):
         events = int(events * scale)
         with server() as client:
-            given = {**inserts(client, events, document), "uri": uri_of(client), "count": events, "seconds": 3.0}
+            given = {**inserts(client, events, document), "uri": uri_of(client), "count": events, "event_size": size}
             contestants: dict[str, Contestant] = {
-                how: partial(python, "neighbour.py", patched=True, replayed_by=program, **given)
+                how: partial(python, "neighbour.py", patched=True, seconds=3.0, replayed_by=program, **given)
                 for how, program in {
                     "idle": None,
                     "a Watcher replays": "Watcher",
                     "pymongo's loop replays": "the loop",
-                    "pymongo's loop in another process": "plain_loop.py",
+                    "reading alone, in another process": "reading_alone.py",
                 }.items()
             }
             results = rounds(contestants, count)

@@ -61,7 +61,8 @@ def replay():
             for _ in range(given["count"]):
                 numbers.append(next(changes)["fullDocument"]["number"])
     elif given["replayed_by"]:
-        other = [sys.executable, str(Path(__file__).with_name(given["replayed_by"])), sys.argv[1]]
+        program = str(Path(__file__).with_name(given["replayed_by"]))
+        other = [sys.executable, "-m", "gevent.monkey", program, sys.argv[1]]
         subprocess.run(other, check=True, capture_output=True)
     else:
         gevent.sleep(given["seconds"])
