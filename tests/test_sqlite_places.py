@@ -1,7 +1,9 @@
 """Where a SQLite file may lie, and who may read it."""
 
+import gc
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -176,3 +178,15 @@ print(before, "sqlite_utils" in sys.modules)
 """
     answer = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert answer.stdout == "False True\n"
+
+
+def test_a_store_that_nobody_closed_closes_when_it_is_gone(path):
+    store = SQLiteStore(path)
+    store.open()
+    ((database, _),) = store._connections._open.values()
+
+    del store
+    gc.collect()
+
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        database.conn.execute("select 1")

@@ -51,6 +51,8 @@ class Connections:
         self._open: dict[tuple[int, int], tuple[Database, Any]] = {}
         self._identity: tuple[int, int] | None = None
         _all.add(self)
+        # A store that nobody closes closes itself: Python 3.13 warns of connections that it has to collect.
+        weakref.finalize(self, _close, self._open).atexit = False
 
     def read(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         """Run one query and give all its rows."""
@@ -98,7 +100,7 @@ class Connections:
     def close(self) -> None:
         """Close the connections of all threads of this process; whoever uses one next opens it anew."""
         with _opening:
-            self._close_all()
+            _close(self._open)
             self._identity = None
 
     def _mine(self) -> tuple[Database, Any]:
@@ -113,13 +115,6 @@ class Connections:
                 self._identity = _identity(self._path)
                 found = self._open[key] = (connect(self._path), _native_lock())
         return found
-
-    def _close_all(self) -> None:
-        for key, (database, lock) in tuple(self._open.items()):
-            if key[0] == os.getpid():
-                with lock:
-                    self._open.pop(key, None)
-                    database.conn.close()
 
 
 def removed(path: str) -> ResumeTokenPersistenceError:
@@ -139,13 +134,21 @@ def _identity(path: str) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def _close(opened: dict[tuple[int, int], tuple[Database, Any]]) -> None:
+    for key, (database, lock) in tuple(opened.items()):
+        if key[0] == os.getpid():
+            with lock:
+                opened.pop(key, None)
+                database.conn.close()
+
+
 def _before_fork() -> None:
     # SQLite in a child believes to hold the locks of its parent's connections. It would not take its own: measured, a
     # parent that closes the database then deletes the -wal file into which its child goes on writing.
     # https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_across_a_fork_
     _opening.acquire()
     for connections in list(_all):
-        connections._close_all()
+        _close(connections._open)
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_opening.release, after_in_child=_opening.release)
