@@ -149,6 +149,8 @@ def test_after_a_fork_the_parent_handles_everything_and_the_child_nothing(
     with Program(FORK_IN_MAIN, tmp_path, patched=patched, abruptly=abruptly, **given) as program:
         program.wait_said("started")
         database.orders.insert_many([{"_id": number} for number in range(20)])
+        # Not while a reply arrives, of which nothing is promised: docs/guarantees.rst.
+        program.wait_for(lambda: 19 in handled_by(program, program.pid))
         (tmp_path / "fork").touch()
         child = program.wait_said("forked")
         program.wait_said("child")
