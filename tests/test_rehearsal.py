@@ -19,6 +19,7 @@ from rigatoni import (
     ChangeStreamConfig,
     ConfigurationError,
     MemoryStore,
+    TokenStore,
     Watcher,
 )
 from rigatoni.testing import FakeClient
@@ -159,3 +160,19 @@ def test_many_threads_play_and_nothing_is_lost_or_out_of_order() -> None:
         client.drain(rehearsed)
 
     assert [[n for who, n in seen if who == name] for name in range(4)] == [list(range(50))] * 4
+
+
+def test_a_store_of_ones_own_needs_nothing_but_the_methods_of_the_contract() -> None:
+    def kept(name: str) -> Callable[..., Any]:
+        return lambda self, *arguments, **options: getattr(self.inner, name)(*arguments, **options)
+
+    methods = {name: kept(name) for name in TokenStore.__abstractmethods__}
+    own = type("Own", (TokenStore,), {"inner": MemoryStore(), **methods})()
+    watcher, client = shop(), FakeClient()
+    seen = collecting(watcher, "insert")
+    with watcher.rehearsal(client, store=own) as rehearsed:
+        client.insert("orders", {"_id": 1})
+        client.drain(rehearsed)
+
+    assert seen == [1]
+    assert own.inner.names() == ["default"]

@@ -135,7 +135,6 @@ def confirm(question: str, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-#: The function gets it as the consumer's client.
 store_option = click.option(
     "--store",
     envvar="RIGATONI_STORE",
@@ -145,6 +144,7 @@ store_option = click.option(
     metavar="PATH",
     help="The SQLite file that the watcher was given.",
 )
+#: The function gets it as the consumer's client.
 uri_option = click.option("--uri", envvar="RIGATONI_URI", show_envvar=True, help="The server that is watched.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON, one line for each.")
