@@ -149,6 +149,27 @@ def undisturbed(wait: Callable[[], T]) -> T:
             )
 
 
+class Haltable(gevent.Greenlet):  # type: ignore[type-arg]  # not generic when it runs
+    """A greenlet that a forked child can keep from going on.
+
+    Killing alone is too late there: what became ready in the round of the hub in which the process forked, such as a
+    reply on a socket that the parent reads too, is handed to its greenlet before anything else happens.
+    """
+
+    _is_halted = False
+
+    def switch(self, *value: Any) -> Any:
+        """Go on with it, as the hub does; or end it."""
+        if self._is_halted:
+            return self.throw(gevent.GreenletExit)
+        return super().switch(*value)
+
+    def halt(self) -> None:
+        """Have it end where it stands, without a switch now."""
+        self._is_halted = True
+        self.kill(block=False)
+
+
 class Call(Generic[T]):
     """One blocking call under way; :attr:`done` is set when it has ended."""
 
@@ -185,24 +206,24 @@ class Calls:
     hub needs to outlive it. Beside a call's way over the network a thread costs little.
 
     A forked child must not go on with a call: it would take the reply from the parent's socket. Its threads are not
-    there, its greenlets are killed.
+    there, its greenlets are halted.
     """
 
     def __init__(self) -> None:
         self._is_patched = is_patched()
-        self._under_way: set[gevent.Greenlet[..., Any]] = set()
+        self._under_way: set[Haltable] = set()
         inert_after_fork(self)
 
     def forked(self) -> None:
         """End what is under way: called in a forked child."""
         for greenlet in self._under_way:
-            greenlet.kill(block=False)
+            greenlet.halt()
 
     def start(self, function: Callable[[], T]) -> Call[T]:
         """Start a call and return at once."""
         call = Call(function)
         if self._is_patched:
-            greenlet = gevent.spawn(call)
+            greenlet = Haltable.spawn(call)
             self._under_way.add(greenlet)
             greenlet.rawlink(self._under_way.discard)
         else:
@@ -252,7 +273,7 @@ def live(function: Callable[[], None], name: str, over: Callable[[], None]) -> N
     if is_thread:
         threading.Thread(target=run, name=name, daemon=True).start()
     else:
-        gevent.spawn(run)
+        Haltable.spawn(run)
 
 
 class Forkable(Protocol):

@@ -21,7 +21,7 @@ from bson import Timestamp
 from greenlet import greenlet
 
 from .errors import HandlerError, StreamError
-from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
+from .hub import Calls, Flag, GivenUp, Haltable, native_ident, wait_for_any
 from .lease import Lease
 from .opening import Opening
 from .pipe import Pipe
@@ -145,8 +145,8 @@ class Life:
         here = gevent.getcurrent()
         for each in [*self._told, *self._killable, *self._lanes()]:
             # Not the current one: a handler may fork, and its child must go on.
-            if each is not here and isinstance(each, gevent.Greenlet):
-                each.kill(block=False)
+            if each is not here and isinstance(each, Haltable):
+                each.halt()
         for pipe in self._pipes:
             pipe.forget(everything=True)
         self.stop.set()
@@ -223,7 +223,7 @@ class Life:
             except BaseException as error:
                 self.fail(error)
 
-        spawned = gevent.spawn(guarded)
+        spawned = Haltable.spawn(guarded)
         spawned.rawlink(self._greenlet_ended)
         return spawned
 

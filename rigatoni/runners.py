@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import gevent
+
+from .hub import Haltable
 
 
 class Runners:
@@ -33,7 +34,7 @@ class Runners:
 
     def _call_spare(self) -> None:
         self._has_spare = True
-        gevent.spawn(self._run).rawlink(self._ended)
+        Haltable.spawn(self._run).rawlink(self._ended)
 
     def _run(self) -> None:
         self._has_spare = False
@@ -43,7 +44,7 @@ class Runners:
                 self._call_spare()
             work()
 
-    def _ended(self, runner: gevent.Greenlet[..., Any]) -> None:
+    def _ended(self, runner: Haltable) -> None:
         if isinstance(runner.value, gevent.GreenletExit):
             # It was the spare, for what runs catches everything.
             self._has_spare = False

@@ -32,7 +32,7 @@ HOUSE: list[dict[str, str]] = [
         "knob": "",
         "config": "knob",
         "hub": "",
-        "runners": "",
+        "runners": "hub",
         "signals": "",
         "reply": "",
         "stores": "hub",
