@@ -287,3 +287,36 @@ print(len(idents) > connections, 2 <= connections <= 1 + 5, flush=True)
 def test_greenlets_of_a_patched_process_share_the_connection_of_their_thread(path):
     with another_process(PATCHED, path) as process:
         assert process.ready == "True True"
+
+
+MANY_LETTERS = """
+from gevent import monkey
+monkey.patch_all()
+import sys, gevent
+from rigatoni import DeadLetter, SQLiteStore
+store = SQLiteStore(sys.argv[1])
+store.open()
+for number in range(500):
+    event = {"_id": {"_data": str(number)}, "operationType": "insert"}
+    store.bury("shop", DeadLetter(0, "h", event, "e", "t", 1, 0.0))
+turns = 0
+
+def take_turns():
+    global turns
+    while True:
+        gevent.sleep(0)
+        turns += 1
+
+gevent.spawn(take_turns)
+gevent.sleep(0)
+before = turns
+letters = store.letters("shop")
+print(len(letters), turns - before, flush=True)
+"""
+
+
+def test_many_letters_are_read_without_holding_up_the_hub(path):
+    with another_process(MANY_LETTERS, path) as process:
+        count, turns = map(int, process.ready.split())
+    assert count == 500
+    assert turns >= 10
