@@ -40,7 +40,7 @@ CLOSING = 1.0
 #: Seconds that a caller of ``stop()`` waits beyond its own time: for the watcher's thread to take note of it, and then
 #: for the last save and the closing.
 REACTION = 0.5
-GRACE = 5.0
+GRACE = 1.0
 #: Seconds that running handlers get after a failure; after ``stop()`` it is the caller who says.
 STOPPING = 10.0
 

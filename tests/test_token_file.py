@@ -314,3 +314,40 @@ def test_a_second_signal_does_not_wait_for_a_store_that_is_locked(
         assert program.end() == 0, program.complaints
         # The patience of the store is 30 s. Less has passed, else it would have failed.
         assert "fails" not in program.complaints
+
+
+STOPPED = (
+    WATCH
+    + """
+say(state=watcher.start())
+while not os.path.exists("stop"):
+    time.sleep(0.01)
+began = time.monotonic()
+say(stopped=watcher.stop(timeout=0.3), seconds=time.monotonic() - began)
+say(joined=watcher.join())
+"""
+)
+
+
+@BOTH
+def test_a_stop_does_not_wait_for_a_store_that_is_locked_and_what_was_handled_is_saved_afterwards(
+    database: Any, given: dict[str, str], make: Make, tmp_path: Path, patched: bool
+) -> None:
+    with Program(STOPPED, tmp_path, patched=patched, **given) as program:
+        program.wait_said("state")
+        with locked(given["store"]):
+            database.orders.insert_one({"_id": 1})
+            program.wait_said("handled")
+            (tmp_path / "stop").touch()
+            assert program.wait_said("stopped") is False
+            # Told are 0.3 s and 1.5 s; the patience of the store is 30 s.
+            assert program.said("seconds")[0] < 4
+            assert f"saving into {given['store']}" in program.complaints
+        assert program.wait_said("joined") is True
+        assert program.end() == 0
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    database.orders.insert_one({"_id": 2})
+    wait_until(lambda: seen)
+    assert seen == [2]
