@@ -79,6 +79,13 @@ AMBIGUOUS_CODES = frozenset(
     }
 )
 
+#: A "required" image that the server does not have; the text says of which event.
+NO_IMAGE_CODES = frozenset(
+    {
+        47,  # NoMatchingDocument
+    }
+)
+
 #: An event that the server cannot send, at every attempt again.
 OVERSIZE_CODES = frozenset(
     {

@@ -17,7 +17,7 @@ from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
 from .config import ChangeStreamConfig
-from .errors import StreamConnectionError, is_history_lost
+from .errors import InvalidResumeTokenError, StreamConnectionError, is_history_lost
 from .hub import Call, Calls, Flag, GivenUp, wait_for_any
 from .position import Position
 from .reply import RAW, Codec, Reply
@@ -30,6 +30,8 @@ T = TypeVar("T")
 PATIENCE = 5.0
 #: The ping may take so long.
 ANSWERING = 5.0
+#: Seconds that a position may lie ahead of the latest time that the server has heard of.
+AHEAD = 10
 #: The server looks so long for an event after the position that a stream starts from.
 LOOKING = 0.5
 
@@ -102,13 +104,21 @@ class Cursor:
         return [{"$changeStream": stage}, *match, *config.pipeline, *guard]
 
     def open(self, position: Position | None) -> Reply:
-        """Open the cursor; the reply holds no events, and its end is the position it starts from."""
+        """Open the cursor; the reply holds no events, and its end is the position it starts from.
+
+        :raises InvalidResumeTokenError: for a position in the server's future, until when it would be silent.
+        """
         self.kill()
         command = self._aggregate(self.pipeline(position), 0)
         # A session without causal consistency; with it the server refuses the second getMore of a raw command (50738).
         self._session = self._database.client.start_session(causal_consistency=False)
         reply = self._reply(command, PATIENCE)
         self._id = reply.cursor_id
+        ahead = position.cluster_time.time - reply.cluster_time.time if position and reply.cluster_time else 0
+        if ahead > AHEAD:
+            raise InvalidResumeTokenError(
+                f"the position lies {ahead} s in the server's future: the server would stay silent until then"
+            )
         return reply
 
     def check(self, position: Position) -> None:

@@ -29,6 +29,7 @@ from . import codes
 _ID_MODIFIED = "modified by the pipeline"
 _NOT_READY = "Sessions are not supported"
 _NOT_FOUND = "resume token was not found"
+_NO_IMAGE = "-image was not found "  # "for event: ", with its operation, collection and time, and no values
 _NAMES_TOKEN = re.compile("resume ?token|resumeAfter|startAfter", re.IGNORECASE)
 _HINTS_AT_TOKEN = re.compile("KeyString|token type", re.IGNORECASE)
 _MISUSES = (driver.ConfigurationError, driver.InvalidName, driver.CollectionInvalid)
@@ -204,9 +205,7 @@ class _Failure:
             reason = "" if self.code else ": " + _printable(self.text.partition(", Timeout:")[0])
             return self._broken(f"the server cannot be reached{reason}")
         if isinstance(exc, driver.InvalidOperation):
-            return self._broken(
-                "the client was closed or cannot be used so: keep it open while it is watched", is_retryable=False
-            )
+            return self._broken("the client was closed or misused: keep it open while watching", is_retryable=False)
         if _NOT_READY in self.text:
             return self._broken("a member that has just begun, or has no set yet: rs.initiate()", is_known=False)
         if isinstance(exc, _MISUSES):
@@ -251,8 +250,9 @@ class _Failure:
         )
 
     def _told(self) -> str:
-        words = [type(self.exc).__name__, *([f"code {self.code}"] if self.code else []), self.name, *self.labels]
-        return " ".join(filter(None, words))
+        code = f"code {self.code}" if self.code else ""
+        event = _printable(self.text.partition(_NO_IMAGE)[2]) if self.code in codes.NO_IMAGE_CODES else ""
+        return " ".join(filter(None, [type(self.exc).__name__, code, self.name, *self.labels, event]))
 
 
 def _printable(text: str) -> str:

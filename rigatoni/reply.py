@@ -1,10 +1,11 @@
-"""One reply to a getMore: read as little as the next getMore needs, decoded when the events are wanted. Pure.
+"""One reply to a getMore: read as little as the next getMore needs, decoded when the events are wanted.
 
 While this reply is decoded and handled the server already works on the next one; that is where the speed comes from.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +16,10 @@ from bson.errors import InvalidBSON
 from bson.raw_bson import RawBSONDocument
 
 from .errors import ConversionError
+from .events import ChangeEvent
 from .position import Position
+
+logger = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 Codec = CodecOptions[Any]
@@ -27,6 +31,9 @@ RAW: Codec = CodecOptions(document_class=RawBSONDocument)
 #: bytes.
 SLICE = 50
 SLICE_SIZE = 128 * 1024
+
+#: What bson raises for values that a codec does not take.
+UNREADABLE = (InvalidBSON, OverflowError, ValueError)
 
 _int32 = struct.Struct("<i").unpack_from
 _int64 = struct.Struct("<q").unpack_from
@@ -45,11 +52,24 @@ class Reply:
     :param floor: events at or before this position were read before and are left out.
     """
 
-    __slots__ = ("cursor", "cursor_id", "end", "floor", "is_empty", "operation_time", "_batch", "_codec", "_cuts")
+    __slots__ = (
+        "cluster_time",
+        "cursor",
+        "cursor_id",
+        "end",
+        "floor",
+        "is_empty",
+        "operation_time",
+        "_batch",
+        "_codec",
+        "_cuts",
+    )
 
     def __init__(self, document: RawBSONDocument, codec: Codec, floor: Position | None = None) -> None:
         self.cursor = bytes(document["cursor"].raw)
         self.operation_time: Timestamp | None = document.get("operationTime")
+        #: The latest that the server has heard of, which a member that lags behind has not reached itself.
+        self.cluster_time: Timestamp | None = document.get("$clusterTime", {}).get("clusterTime")
         self.floor = floor
         self._codec = codec
         self._cuts: list[tuple[int, int, int]] | None = None
@@ -114,8 +134,21 @@ class Reply:
     def _decode(self, data: bytes) -> Any:
         try:
             return bson.decode(data, self._codec)
-        except (InvalidBSON, OverflowError, ValueError):
-            return self._decode_tolerantly(data)
+        except UNREADABLE:
+            events = self._decode_tolerantly(data)
+            self._tell_of_odd(data, events)
+            return events
+
+    def _tell_of_odd(self, data: bytes, events: Mapping[str, Event]) -> None:
+        for place, raw in bson.decode(data, RAW).items():
+            try:
+                bson.decode(raw.raw, self._codec)
+            except UNREADABLE:
+                logger.warning(
+                    "%r holds text that is no UTF-8, which comes with replacements, or a date outside the years 1 to "
+                    "9999, which comes as a DatetimeMS; a client with codec options for it gets it without this line",
+                    ChangeEvent(events[place]),
+                )
 
     def _decode_tolerantly(self, data: bytes) -> Any:
         # Anyone who may insert can write invalid UTF-8 or a date after year 9999; it must not end the stream. What the
@@ -127,7 +160,7 @@ class Reply:
             codec = codec.with_options(datetime_conversion=DatetimeConversion.DATETIME_AUTO)
         try:
             return bson.decode(data, codec)
-        except (InvalidBSON, OverflowError, ValueError) as error:
+        except UNREADABLE as error:
             raise ConversionError(f"a reply of the server cannot be decoded: {type(error).__name__}") from error
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
@@ -20,7 +20,7 @@ from .cursor import Cursor
 from .errors import StreamConnectionError, StreamError, is_history_lost, is_oversize, is_token_not_found
 from .events import TRUNCATED, ChangeEvent
 from .hooks import Hooks
-from .hub import Calls, Flag
+from .hub import Calls, Flag, GivenUp
 from .position import Position
 from .reply import Reply
 from .retry import reconnecting
@@ -37,6 +37,11 @@ PROMPT = 1.0
 CLOSING = 0.1
 #: The oplog may lose its oldest entry between the question for it and the start from it.
 EARLIEST_ATTEMPTS = 5
+#: How it is told that the server does not find the token, by whether that may be because it is another cluster.
+_NOT_FOUND = {
+    False: (logging.INFO, "stream %r: its filter no longer lets its token through; going on by cluster time"),
+    True: (logging.WARNING, "stream %r: this is another cluster, or its filter has changed; going on by cluster time"),
+}
 #: Replies that are read again at most to find the event that was too large.
 SEARCHED = 10
 
@@ -72,6 +77,7 @@ class Stream:
         most: int = 2**31 - 1,
     ) -> None:
         self._cursor = cursor
+        self._config = config
         self._calls = calls
         self._stop = stop
         self._hooks = hooks
@@ -187,6 +193,9 @@ class Stream:
             raise StreamConnectionError("the server closed the cursor and does not say why")
         self.clock.hear(reply.operation_time)
         self._connected()
+        if self._cursor.guarded:
+            for event in _cut(reply):
+                logger.warning("stream %r: %r was over 16 MB: it comes without %s", self.scope, event, event.truncated)
         return reply
 
     def _count(self) -> int:
@@ -194,21 +203,21 @@ class Stream:
 
     def _rescued(self, error: Exception) -> bool:
         if self._guards(error):
-            logger.warning("stream %r: an event is over 16 MB: event.truncated says what it comes without", self.scope)
             return True
         at = self._at
         if is_token_not_found(error) and at is not None and at.token is not None:
-            logger.info("stream %r: its filter no longer lets its token through; going on by cluster time", self.scope)
+            # Without an id of the set nobody knows; see Cluster.identity.
+            is_doubtful = at.fingerprint == self.fingerprint and not self._cluster.partition("/")[2]
+            logger.log(*_NOT_FOUND[is_doubtful], self.scope)
             # What was read before an earlier rescue stays read, also when this one comes before it has passed that.
             self._floor = at if self._floor is None else self._floor.later(at)
             self._at = Position(None, at.cluster_time, at.fingerprint, at.cluster)
             return True
-        if (
-            not is_history_lost(error)
-            or self._on_history_lost == "stop"
-            or self._earliest_attempts == EARLIEST_ATTEMPTS
-        ):
+        is_over = self._on_history_lost == "stop" or self._earliest_attempts == EARLIEST_ATTEMPTS
+        if is_over or not is_history_lost(error):
             return False
+        if self._earliest_attempts and self._stop.wait(self._config.backoff(self._earliest_attempts)):
+            raise GivenUp("stopped while looking for the oldest change")
         self._earliest_attempts += 1
         self._lost = self._lost or at
         earliest = self._on_history_lost == "earliest"
@@ -248,10 +257,8 @@ class Stream:
         try:
             self._cursor.open(self._at)
             for _ in range(SEARCHED):
-                for events, _, _ in self._cursor.get_more(self._count(), self._floor).slices():
-                    for event in events:
-                        if TRUNCATED in event:
-                            return repr(ChangeEvent(event))
+                for event in _cut(self._cursor.get_more(self._count(), self._floor)):
+                    return repr(event)
         except (PyMongoError, BSONError, StreamError):
             # The error that is told is the one that was there before.
             pass
@@ -261,13 +268,9 @@ class Stream:
         return "its _id is too large to be told"
 
     def _tell_of_gap(self, lost: Position, found: Position) -> None:
-        logger.error(
-            "stream %r: the server no longer has the changes from %s to %s",
-            self.scope,
-            lost.cluster_time,
-            found.cluster_time,
-        )
-        self._hooks.gap(self.scope, lost.cluster_time, found.cluster_time)
+        times = lost.cluster_time, found.cluster_time
+        logger.error("stream %r: the server no longer has the changes from %s to %s", self.scope, *times)
+        self._hooks.gap(self.scope, *times)
         self._lost = None
 
     def _reconnecting(self, error: StreamError, attempt: int, delay: float) -> None:
@@ -282,6 +285,13 @@ class Stream:
             logger.info("stream %r: connected again", self.scope)
         self.state = "active"
         self._earliest_attempts = 0
+
+
+def _cut(reply: Reply) -> Iterator[ChangeEvent]:
+    """Find the events that the server has cut, without decoding replies that hold none."""
+    if TRUNCATED.encode() in reply.cursor:
+        for events, _, _ in reply.slices():
+            yield from (ChangeEvent(event) for event in events if TRUNCATED in event)
 
 
 def _fingerprint(cursor: Cursor, config: ChangeStreamConfig) -> str:

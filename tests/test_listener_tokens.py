@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,13 @@ from bson import Decimal128, Int64
 from conftest import wait_until
 from listening import LONG, QUICK, Token, insert, keys, operations, place, take, until_the_end
 
-from rigatoni import ChangeStreamConfig, ChangeStreamListener, ResumeTokenPersistenceError, StreamInvalidatedError
+from rigatoni import (
+    ChangeStreamConfig,
+    ChangeStreamListener,
+    InvalidResumeTokenError,
+    ResumeTokenPersistenceError,
+    StreamInvalidatedError,
+)
 
 
 def test_acknowledgements_come_in_any_order_and_the_token_is_that_of_the_finished_prefix(database: Any) -> None:
@@ -216,3 +224,15 @@ def test_after_an_invalidate_another_listener_goes_on_with_what_comes_next(datab
     assert listener.resume_token == events[-1].resume_token
     with ChangeStreamListener(database.orders, ChangeStreamConfig(resume_token=listener.resume_token)) as listener:
         assert keys(take(listener, 1)) == [2]
+
+
+def test_a_token_of_the_future_is_refused_because_the_server_would_be_silent_until_then(database: Any) -> None:
+    with ChangeStreamListener(database.orders, QUICK) as listener:
+        token = listener.resume_token
+    data = place(token)
+    for seconds in (-5, 3600):
+        time = int(data[2:10], 16) + seconds
+        config = replace(QUICK, resume_token={"_data": f"{data[:2]}{time:08X}{data[10:]}"})
+        refused = pytest.raises(InvalidResumeTokenError, match="in the server's future")
+        with refused if seconds > 0 else nullcontext(), ChangeStreamListener(database.orders, config) as listener:
+            listener.try_next()

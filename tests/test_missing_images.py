@@ -54,6 +54,8 @@ def test_a_required_image_that_is_missing_is_the_end_which_names_both_mends(
     keeping(again, lambda event: pytest.fail("it has no image"), "update")
     again.start()
     message = end_of(again)
+    # Which event it is.
+    assert 'operationType: "update"' in message and f'db: "{database.name}", coll: "orders"' in message
     assert "collMod" in message and "changeStreamPreAndPostImages" in message and "whenAvailable" in message
 
     # Only going on without it passes, and nothing is lost.

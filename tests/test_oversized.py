@@ -10,7 +10,7 @@ import pytest
 from conftest import wait_until
 from listening import QUICK
 from pymongo import MongoClient
-from watchers import Make, keeping, watchers
+from watchers import Make, keeping, messages, watchers
 
 from rigatoni import ChangeStreamConfig, ChangeStreamListener, MemoryStore, StreamConnectionError, Watcher
 from rigatoni.mongod import ReplicaSet
@@ -100,7 +100,9 @@ def end_of(watcher: Watcher) -> StreamConnectionError:
 
 
 @oversized
-def test_an_event_that_is_too_large_comes_cut_and_its_neighbours_whole(kind: str, orders: Any, make: Make) -> None:
+def test_an_event_that_is_too_large_comes_cut_and_is_told_of_and_its_neighbours_come_whole(
+    kind: str, orders: Any, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     write, images, truncated = OVERSIZED[kind]
     config = ChangeStreamConfig(**images, max_await_time=0.1)
     watcher, again = make(config=config), make(config=config, start_at="earliest")
@@ -125,6 +127,8 @@ def test_an_event_that_is_too_large_comes_cut_and_its_neighbours_whole(kind: str
         ("insert", "behind", (), whole),
         ("update", "behind", (), sent),
     ]
+    (told,) = [line for line in messages(caplog, logging.WARNING) if "over 16 MB" in line]
+    assert f"update '{orders.database.name}.orders' _id={KEY!r}" in told and told.endswith(repr(truncated))
     # Opened again, from behind of which it was cut before.
     again.start()
     wait_until(lambda: len(same) >= len(ids))

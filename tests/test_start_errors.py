@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from bson import Timestamp, json_util
 from conftest import wait_until
 from pymongo import MongoClient
 from shop import Shop, on
+from watchers import messages
 
 from rigatoni import (
     ChangeEvent,
@@ -148,7 +150,8 @@ class Namesake(ReplicaSet):
 
 @contextmanager
 def shops_of_one_name(store: str) -> Iterator[list[Shop]]:
-    with Namesake() as one, Namesake() as other, MongoClient(one.uri) as first, MongoClient(other.uri) as second:
+    one, other = (Namesake(parameters={"enableTestCommands": True}) for _ in range(2))
+    with one, other, MongoClient(one.uri) as first, MongoClient(other.uri) as second:
         yield [Shop(one.uri, first.shop, store), Shop(other.uri, second.shop, store)]
 
 
@@ -176,6 +179,26 @@ def test_the_store_of_one_cluster_is_refused_by_its_namesake_whatever_the_token(
         assert lengths[0] < 60 < lengths[1]
 
 
+def test_a_namesake_that_nobody_may_tell_apart_is_warned_of(store_path: str, caplog: pytest.LogCaptureFixture) -> None:
+    with shops_of_one_name(store_path) as (shop, elsewhere), ExitStack() as stack:
+        for each in (shop, elsewhere):
+            # As the server says to a user without the privilege.
+            stack.enter_context(failing(each.uri, "alwaysOn", failCommands=["replSetGetConfig"], errorCode=13))
+        watcher = shop.watcher(on_error="stop", retry=RetryPolicy(max_attempts=1))
+        watcher.on("insert", collection="orders")(lambda event: event.full_document["good"])
+        watcher.start()
+        shop.database.orders.insert_many([{"good": True}, {}])
+        with pytest.raises(HandlerError):
+            watcher.join(60)
+        caplog.clear()
+        other = elsewhere.watcher()
+        collecting(other)
+        with other:
+            told = "this is another cluster, or its filter has changed"
+            # It hears of it when its oplog has come to the token's time.
+            wait_until(lambda: elsewhere.write("orders") and told in "".join(messages(caplog, logging.WARNING)))
+
+
 def test_the_store_of_one_cluster_is_refused_by_another_and_still_serves_its_own(shop: Shop, elsewhere: Shop) -> None:
     shop.watch(on("orders"))
     meanwhile = shop.write("orders")
@@ -199,12 +222,18 @@ class Gaps(Hooks):
 
 
 @contextmanager
-def without_history(shop: Shop, command: str) -> Iterator[None]:
-    """Let the server say that its oplog no longer has the position, once (286, ChangeStreamHistoryLost)."""
+def without_history(shop: Shop, command: str, times: int = 1) -> Iterator[None]:
+    """Let the server say that its oplog no longer has the position (286, ChangeStreamHistoryLost)."""
+    with failing(shop.uri, {"times": times}, failCommands=[command], errorCode=286):
+        yield
+
+
+@contextmanager
+def failing(uri: str, mode: object, **data: Any) -> Iterator[None]:
+    """Let commands of watchers fail."""
     fail_point: dict[str, Any] = {"configureFailPoint": "failCommand"}
-    data = {"failCommands": [command], "errorCode": 286, "appName": "rigatoni default"}
-    with MongoClient(shop.uri) as client:
-        client.admin.command({**fail_point, "mode": {"times": 1}, "data": data})
+    with MongoClient(uri) as client:
+        client.admin.command({**fail_point, "mode": mode, "data": {**data, "appName": "rigatoni default"}})
         try:
             yield
         finally:
@@ -259,6 +288,16 @@ def test_lost_history_with_earliest_delivers_all_that_the_server_has_and_repeats
         elsewhere.watch(on("orders"), meanwhile, on_history_lost="earliest", hooks=[gaps])
     assert [found[:2] for found in gaps.found] == [(elsewhere.database.name, since)]
     elsewhere.watch(on("orders"), elsewhere.write("orders"))
+
+
+def test_an_oplog_that_goes_on_forgetting_is_asked_again_with_growing_waits(elsewhere: Shop) -> None:
+    elsewhere.watch(on("orders"))
+    meanwhile = elsewhere.write("orders")
+    began = time.monotonic()
+    with without_history(elsewhere, "aggregate", times=4):
+        elsewhere.watch(on("orders"), meanwhile, on_history_lost="earliest")
+    # 0.1, 0.2 and 0.4 s, each up to a twentieth less.
+    assert time.monotonic() - began >= 0.66
 
 
 @pytest.mark.parametrize("policy", ["stop", "now"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,7 +14,7 @@ from bson.raw_bson import RawBSONDocument
 from conftest import wait_until
 from listening import QUICK
 from pymongo import MongoClient
-from watchers import keeping, watchers
+from watchers import keeping, messages, watchers
 
 from rigatoni import ChangeStreamConfig, ChangeStreamListener, RetryPolicy, SQLiteStore, Watcher
 
@@ -85,13 +86,17 @@ def watch(database: Any, client: Any) -> list[Any]:
 
 
 def test_what_cannot_be_decoded_by_default_comes_as_far_as_it_can_and_the_rest_of_its_batch_whole(
-    database: Any, uri: str
+    database: Any, uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     written, due = everything()
     for sent, _ in HOSTILE.values():
         with pytest.raises(InvalidBSON):
             bson.decode(sent.raw)
     assert watch(database, uri) == due
+    told = messages(caplog, logging.WARNING)
+    for _, seen in HOSTILE.values():
+        assert sum(f"_id={seen['_id']!r}> holds text that is no UTF-8" in line for line in told) == 1
+    assert not any("neighbour" in line for line in told)
 
 
 def test_with_a_client_of_its_own_the_codec_that_was_chosen_stays_for_all_that_can_be_read(
@@ -107,11 +112,14 @@ def test_with_a_client_of_its_own_the_codec_that_was_chosen_stays_for_all_that_c
     assert [each.get("at") for each in seen if each["_id"] == 4] == [DatetimeMS(YEAR_40000)]
 
 
-def test_a_client_that_reads_everything_by_its_own_choice_gets_it_so(database: Any, uri: str) -> None:
+def test_a_client_that_reads_everything_by_its_own_choice_gets_it_so_and_no_warning(
+    database: Any, uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with MongoClient(uri, unicode_decode_error_handler="ignore", datetime_conversion="DATETIME_CLAMP") as client:
         seen = watch(database, client)
     assert [each.get("text") for each in seen if each["_id"] == 1] == ["caf!"]
     assert [each["at"].year for each in seen if each["_id"] in (4, 5)] == [9999, 1]
+    assert not any("UTF-8" in line for line in messages(caplog, logging.WARNING))
 
 
 def test_a_listener_reads_them_too_and_each_token_is_a_place_to_go_on_from(database: Any) -> None:
