@@ -29,6 +29,10 @@ class Watch:
         return f"{self.database}.{self.collection}"
 
 
+#: https://www.mongodb.com/docs/manual/reference/operator/aggregation/changeStreamSplitLargeEvent/
+SPLIT = "$changeStreamSplitLargeEvent"
+
+
 def watched(
     collection: str,
     database: str | None,
@@ -152,6 +156,7 @@ def plans(
         is_declared = (shared.database, shared.collection) == (database, None)
         made.append(Plan(database or "", shared, config, concurrency, start_at, handlers, is_declared, apart=apart))
     _check_expanded(made)
+    _check_whole(made)
     return made
 
 
@@ -173,3 +178,11 @@ def _check_expanded(made: Sequence[Plan]) -> None:
                 f"{handler.name} waits for {', '.join(sorted(hidden))}: "
                 "the server sends them only with ChangeStreamConfig(show_expanded_events=True)"
             )
+
+
+def _check_whole(made: Sequence[Plan]) -> None:
+    if any(SPLIT in stage for plan in made for stage in plan.config.pipeline):
+        raise ConfigurationError(
+            f"with {SPLIT} an event comes in fragments, for which there are no handlers: leave the stage out; "
+            "on_oversize= says what becomes of an event over 16 MB"
+        )
