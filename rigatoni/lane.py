@@ -106,6 +106,7 @@ class Lane:
         self.current: Item | None = None
         self.arrived = Flag()
         self.is_due = False
+        self.is_ending = False
         self.is_waiting = False
         self._pending: list[Ticket] = []
         self._pending_for: tuple[Handler, ...] = ()
@@ -114,7 +115,7 @@ class Lane:
 
     def begin(self) -> None:
         """Have a greenlet work until nothing is left."""
-        self.is_due = False
+        self.is_due = self.is_ending = False
         self.is_live = True
         if not self._shared.live:
             self._shared.empty.clear()
@@ -141,7 +142,7 @@ class Lane:
         self.items.clear()
         self.items.extend(kept)
         self._pending = [ticket for ticket in self._pending if ticket.place <= horizon]
-        self.is_due = True
+        self.is_ending = True
         self.arrived.set()
 
     def _run(self) -> None:
@@ -237,6 +238,7 @@ class Lane:
             self._hand_over()
 
     def _hand_over(self) -> None:
+        self.is_due = False
         tickets, self._pending = self._pending, []
         then, self.current = self.current, self._pending_last
         for handler in self._pending_for:
@@ -250,7 +252,7 @@ class Lane:
             self.current = None
             self.arrived.clear()
             left = self._due - monotonic()
-            if self.is_due or left <= 0:
+            if self.is_due or self.is_ending or left <= 0:
                 self._hand_over()
             else:
                 self.is_waiting = True
