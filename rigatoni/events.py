@@ -173,7 +173,12 @@ class ChangeEvent(Mapping[str, Any]):
         namespace = ".".join(part for part in (self.database, self.collection) if part)
         key = self.document_key
         key = key.get("_id") if isinstance(key, Mapping) else key
-        return f"<{type(self).__name__} {self.operation} {namespace!r} _id={key!r:.80}>"
+        try:
+            shown = f"{key!r:.80}"
+        except Exception:
+            # That of a type of the user's own codec; errors and logs must be able to name the event all the same.
+            shown = f"<{type(key).__name__}>"
+        return f"<{type(self).__name__} {self.operation} {namespace!r} _id={shown}>"
 
 
 class AckableEvent(ChangeEvent):
