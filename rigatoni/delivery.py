@@ -68,6 +68,8 @@ class Delivery:
     :param bury: keeps a dead letter; returns when it is committed.
     :param progress: called when an event may have become done.
     :param stop: cuts the wait before another attempt.
+    :param left: set once nobody waits for handlers any more, such as in a forked child: what a handler does that is
+        still running is no longer followed by anything.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Delivery:
         progress: Callable[[], None],
         hooks: HookChain,
         stop: Flag,
+        left: Flag,
     ) -> None:
         self._retry = retry
         self._on_error = on_error
@@ -86,6 +89,7 @@ class Delivery:
         self._progress = progress
         self._hooks = hooks
         self._stop = stop
+        self._left = left
         self._times_calls = hooks.overrides("handled")
         self.counts = Counts()
 
@@ -108,8 +112,9 @@ class Delivery:
 
         :param error: what the first attempt ended with, when it was made already.
         :raises HandlerError: when the policy is "stop".
-        :raises GivenUp: when a wait was cut by a stop; the events stay undone.
+        :raises GivenUp: when a wait was cut by a stop, or nobody waits any more; the events stay undone.
         """
+        self._go_on()
         policy = handler.retry or self._retry
         attempt = 1
         error = self._attempt(handler, tickets) if error is None else error
@@ -126,6 +131,10 @@ class Delivery:
             for ticket in tickets:
                 ticket.settle(handler)
         return None
+
+    def _go_on(self) -> None:
+        if self._left.is_set():
+            raise GivenUp("nobody waits for handlers any more")
 
     def _wait(self, delay: float) -> None:
         until = time.monotonic() + delay
@@ -175,6 +184,7 @@ class Delivery:
         return settled
 
     def _spent(self, handler: Handler, tickets: Sequence[Ticket], error: BaseException, attempts: int) -> None:
+        self._go_on()
         if len(tickets) > 1:
             return self._one_by_one(handler, tickets, attempts)
         (ticket,) = tickets
@@ -224,5 +234,10 @@ def _is_retried(policy: RetryPolicy, error: BaseException) -> bool:
 
 
 def _letter(handler: Handler, raw: Mapping[str, Any], error: BaseException, attempts: int) -> DeadLetter:
+    try:
+        words = str(error)
+    except Exception:
+        # It is user code; the words are Python's for it.
+        words = "<exception str() failed>"
     text = "".join(traceback.format_exception(error))
-    return DeadLetter(None, handler.name, raw, f"{type(error).__name__}: {error}", text, attempts, time.time())
+    return DeadLetter(None, handler.name, raw, f"{type(error).__name__}: {words}", text, attempts, time.time())

@@ -10,17 +10,17 @@ greenlet killed inside pymongo can leave a lock held.
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent import monkey
 from gevent.event import Event
 
 from .credentials import without_credentials
+from .forks import Haltable, inert_after_fork
 
 T = TypeVar("T")
 
@@ -149,27 +149,6 @@ def undisturbed(wait: Callable[[], T]) -> T:
             )
 
 
-class Haltable(gevent.Greenlet):  # type: ignore[type-arg]  # not generic when it runs
-    """A greenlet that a forked child can keep from going on.
-
-    Killing alone is too late there: what became ready in the round of the hub in which the process forked, such as a
-    reply on a socket that the parent reads too, is handed to its greenlet before anything else happens.
-    """
-
-    _is_halted = False
-
-    def switch(self, *value: Any) -> Any:
-        """Go on with it, as the hub does; or end it."""
-        if self._is_halted:
-            return self.throw(gevent.GreenletExit)
-        return super().switch(*value)
-
-    def halt(self) -> None:
-        """Have it end where it stands, without a switch now."""
-        self._is_halted = True
-        self.kill(block=False)
-
-
 class Call(Generic[T]):
     """One blocking call under way; :attr:`done` is set when it has ended."""
 
@@ -211,21 +190,25 @@ class Calls:
 
     def __init__(self) -> None:
         self._is_patched = is_patched()
+        self._is_over = False
         self._under_way: set[Haltable] = set()
         inert_after_fork(self)
 
     def forked(self) -> None:
-        """End what is under way: called in a forked child."""
+        """End what is under way, and make no call any more: called in a forked child."""
+        self._is_over = True
         for greenlet in self._under_way:
             greenlet.halt()
 
     def start(self, function: Callable[[], T]) -> Call[T]:
         """Start a call and return at once."""
         call = Call(function)
-        if self._is_patched:
+        if self._is_over:
+            call.fail(GivenUp("a child makes no call of its parent's"))
+        elif self._is_patched:
             greenlet = Haltable.spawn(call)
             self._under_way.add(greenlet)
-            greenlet.rawlink(self._under_way.discard)
+            greenlet.rawlink(partial(self._ended, call))
         else:
             try:
                 threading.Thread(target=call, name="rigatoni call", daemon=True).start()
@@ -233,6 +216,12 @@ class Calls:
                 # There are too many threads; or the program ends, as Python 3.12.0 and 3.12.1 start none any more then.
                 call.fail(error)
         return call
+
+    def _ended(self, call: Call[Any], greenlet: Haltable) -> None:
+        self._under_way.discard(greenlet)
+        if not call.done.is_set():
+            # Somebody killed it before it began.
+            call.fail(gevent.GreenletExit())
 
     def run(self, function: Callable[[], T], stop: Flag) -> T:
         """Wait for a call.
@@ -274,26 +263,3 @@ def live(function: Callable[[], None], name: str, over: Callable[[], None]) -> N
         threading.Thread(target=run, name=name, daemon=True).start()
     else:
         Haltable.spawn(run)
-
-
-class Forkable(Protocol):
-    """What lives in greenlets or threads that a child process must not go on running."""
-
-    def forked(self) -> None:
-        """Become inert: called in the child, once."""
-
-
-_forkable: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def inert_after_fork(thing: Forkable) -> None:
-    """Have `thing.forked()` called in every child process; nothing is kept alive by it."""
-    _forkable.add(thing)
-
-
-def _in_child() -> None:
-    for thing in list(_forkable):
-        thing.forked()
-
-
-os.register_at_fork(after_in_child=_in_child)

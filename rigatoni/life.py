@@ -12,16 +12,19 @@ import logging
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Literal
 
 import gevent
-from bson import Timestamp
+from gevent.hub import Hub
 from greenlet import greenlet
 
-from .errors import HandlerError, StreamError
-from .hub import Calls, Flag, GivenUp, Haltable, native_ident, wait_for_any
+from .errors import HandlerError
+from .forks import Haltable
+from .gauge import Gauge
+from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
 from .lease import Lease
 from .opening import Opening
 from .pipe import Pipe
@@ -33,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 State = Literal["created", "starting", "standby", "running", "stopping", "stopped", "failed"]
 
-#: Seconds between two looks at the oldest entry of the oplog.
-GAUGE_INTERVAL = 10.0
 #: Seconds that closing the cursors, and then the client, may take.
 CLOSING = 1.0
 #: Seconds that a caller of ``stop()`` waits beyond its own time: for the watcher's thread to take note of it, and then
@@ -65,7 +66,7 @@ class Life:
         self._pipes: list[Pipe] = []
         self._told: list[greenlet] = []
         self._killable: list[greenlet] = []
-        self._oldest: Timestamp | None = None
+        self._gauge: Gauge | None = None
         self._ident: int | None = None
         self._since = time.time()
         self._is_inert = False
@@ -112,14 +113,19 @@ class Life:
         if isinstance(error, gevent.GreenletExit):
             error = HandlerError("a greenlet of the watcher was killed by somebody else", event=None)
         self.error = error
+        self.stop.set()
         # The server's own words can hold a whole command and its values.
         told = None if getattr(error, "code", None) and not logger.isEnabledFor(logging.DEBUG) else error
-        logger.error("watcher %r fails: %s: %s", self._settings.name, type(error).__name__, error, exc_info=told)
-        self.stop.set()
+        try:
+            logger.error("watcher %r fails: %s: %s", self._settings.name, type(error).__name__, error, exc_info=told)
+        except Exception:
+            traceback.print_exc()  # A log handler's, which must not keep the watcher from its end.
 
     def is_inside(self) -> bool:
-        """Tell whether the caller is one of the watcher's own greenlets, which must not wait for their own end."""
-        return native_ident() == self._ident and gevent.getcurrent() in {*self._lanes(), *self._told, *self._killable}
+        """Tell whether the caller is a hub or one of the watcher's own greenlets, which must not wait for its end."""
+        here, own = gevent.getcurrent(), {*self._lanes(), *self._told, *self._killable}
+        # A signal handler can be called in a hub, where nothing may wait.
+        return isinstance(here, Hub) or (native_ident() == self._ident and here in own)
 
     def has_ended(self, timeout: float) -> bool:
         """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""
@@ -141,6 +147,7 @@ class Life:
     def make_inert(self) -> None:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
         self._is_inert = True
+        self.left.set()
         self.state = "stopped"
         here = gevent.getcurrent()
         for each in [*self._told, *self._killable, *self._lanes()]:
@@ -158,8 +165,8 @@ class Life:
         """Sum up what the streams say."""
         streams = {pipe.scope: self._stream_stats(pipe) for pipe in list(self._pipes)}
         summed = ("received", "handled", "failed", "retried", "dead_lettered", "reconnects", "in_flight")
-        total: dict[str, Any] = {"state": self.state}
-        total.update({name: sum(stream[name] for stream in streams.values()) for name in summed})
+        sums = {name: sum(stream[name] for stream in streams.values()) for name in summed}
+        total: dict[str, Any] = {"state": self.state, **sums}
         lags = [stream["lag"] for stream in streams.values()]
         headrooms = [stream["headroom"] for stream in streams.values()]
         total["lag"] = max(lags) if lags and None not in lags else None
@@ -172,12 +179,15 @@ class Life:
         return [each for each in live if each is not None]
 
     def _stream_stats(self, pipe: Pipe) -> dict[str, Any]:
-        stats, since = pipe.stats(), pipe.since()
-        if self._oldest is not None and since is not None and stats["state"] == "active":
-            stats["headroom"] = max(0, since - self._oldest.time)
+        stats = pipe.stats()
+        if self._gauge is not None and stats["state"] == "active":
+            stats["headroom"] = self._gauge.headroom(pipe.since())
         return stats
 
     def _status(self) -> Mapping[str, Any]:
+        if self._is_inert:
+            # A hook forked: the child's rows are old.
+            raise GivenUp("a child saves nothing")
         own = {"name": self._settings.name, "host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
         # What hooks say first, so that none of them can make the row lie.
         return {**self._settings.hooks.status(), **own, **self.stats(), **self._last_words}
@@ -195,13 +205,14 @@ class Life:
             self.state = "starting"
         self._saver = Saver(settings.store, settings.name, self._pipes, settings.save_interval, self._status, self.stop)
         self._killable.append(self._spawn(self._saver.run))
-        self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop)
+        self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop, self.left)
         # Told to the saver only when all are open, so that the first positions are saved together.
         self._pipes.extend(self._opening.pipes())
         self._saver.save(at_once=True)
         for pipe in self._pipes:
             self._told.extend((self._spawn(pipe.read), self._spawn(pipe.feed)))
-        self._killable.append(self._spawn(self._gauge))
+        self._gauge = Gauge(self._calls, self._opening.find_oldest, self.stop)
+        self._killable.append(self._spawn(self._gauge.run))
         self._settle("running")
         # So that who asks the store is told at once, too.
         self._saver.save(at_once=True)
@@ -231,46 +242,38 @@ class Life:
         if not self.stop.is_set():
             self.fail(gevent.GreenletExit())
 
-    def _gauge(self) -> None:
-        """Look at the oldest entry of the oplog now and then, for the headroom; unknown where that is not permitted."""
-        assert self._opening is not None
-        while True:
-            try:
-                self._oldest = self._calls.run(self._opening.find_oldest, self.stop)
-            except StreamError as error:
-                logger.debug("the oplog window is unknown: %s", error)
-                self._oldest = None
-            if self.stop.wait(GAUGE_INTERVAL):
-                return
-
     # The way back.
 
     def _end(self) -> None:
         self.stop.set()
         if self.state == "running":
             self.state = "stopping"
-        try:
-            self._let_lanes_end(monotonic() + STOPPING if self.deadline is None else self.deadline)
+        steps = self._let_lanes_end, self._name_unfinished, self._let_others_end, self._save_at_last, self._close
+        for step in (*steps, self._give_back, self._settings.store.close):
+            try:
+                step()
+            except BaseException as error:
+                self.fail(error)
             if self._is_inert:
                 return
-            self.left.set()
-            gevent.killall(self._killable)
-            gevent.joinall([each for each in self._told if each is not gevent.getcurrent()], timeout=CLOSING)
-            self._save_at_last()
-            if self._opening is not None:
-                closing = [gevent.spawn(pipe.close, self.error) for pipe in self._opening.opened]
-                gevent.joinall(closing, timeout=CLOSING)
-                self._opening.close(CLOSING)
-        except BaseException as error:
-            self.fail(error)
-        try:
-            if self._lease is not None:
-                self._lease.give_back()
-            self._settings.store.close()
-        except BaseException as error:
-            self.fail(error)
 
-    def _let_lanes_end(self, deadline: float) -> None:
+    def _let_others_end(self) -> None:
+        others = [each for each in self._told if each is not gevent.getcurrent()]
+        gevent.joinall([*others, *self._killable], timeout=CLOSING)
+        gevent.killall(self._killable)
+
+    def _close(self) -> None:
+        if self._opening is not None:
+            closing = [gevent.spawn(pipe.close, self.error) for pipe in self._opening.opened]
+            gevent.joinall(closing, timeout=CLOSING)
+            self._opening.close(CLOSING)
+
+    def _give_back(self) -> None:
+        if self._lease is not None:
+            self._lease.give_back()
+
+    def _let_lanes_end(self) -> None:
+        deadline = monotonic() + STOPPING if self.deadline is None else self.deadline
         for pipe in self._pipes:
             pipe.forget(everything=self.error is not None)
         for pipe in self._pipes:
@@ -278,6 +281,9 @@ class Life:
                 wait_for_any((pipe.lanes.empty, self.hurry), deadline - monotonic())
         for pipe in self._pipes:
             pipe.forget(everything=True)
+
+    def _name_unfinished(self) -> None:
+        self.left.set()
         self.unfinished = self._running_handlers()
         if self.unfinished:
             name, left = self._settings.name, "; ".join(self.unfinished)
@@ -291,8 +297,4 @@ class Life:
             return
         end = self.error
         self._last_words = {"state": "stopped"} if end is None else {"state": "failed", "error": repr(end)}
-        try:
-            self._saver.save(at_once=True)
-        except BaseException as error:
-            # Whatever a store raises, the cursors and the client are still to be closed.
-            self.fail(error)
+        self._saver.save(at_once=True)

@@ -18,6 +18,7 @@ from .config import ChangeStreamConfig
 from .cursor import Cursor
 from .errors import ConfigurationError, ResumeTokenPersistenceError, StreamError, StreamInvalidatedError
 from .events import AckableEvent
+from .forks import inert_after_fork
 from .hooks import Hooks
 from .hub import Calls, Flag, GivenUp
 from .position import Position
@@ -37,7 +38,7 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     Reconnects by itself and goes on after the last event that was read: nothing is repeated, nothing left out. Adds no
     stage of its own to the pipeline. The cursor is opened by ``with``, or by the first ``next()`` or :meth:`try_next`.
     It always starts with ``startAfter``, never with ``resumeAfter``, so that a token of an invalidate event works too.
-    One greenlet or thread iterates; :meth:`close` and ``ack()`` may come from any.
+    In a child of the process that opened it, it is closed. One greenlet or thread iterates; :meth:`close` and ``ack()`` may come from any.
 
     :param source: what to watch.
     :param config: a :class:`ChangeStreamConfig`; its ``resume_token`` says where to start, None is now.
@@ -70,6 +71,7 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         self._token = self._reported = self._config.resume_token
         self._is_dead = False
         self._is_closed = False
+        inert_after_fork(self)
         self._reason = ""
 
     @property
@@ -132,6 +134,12 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         finally:
             self._is_closed = True
 
+    def forked(self) -> None:
+        """Become inert: called in a forked child, where the parent's cursor and its tokens are none of its business."""
+        if self._stream is not None:
+            self._is_closed = True
+            self._stop.set()
+
     def __enter__(self) -> ChangeStreamListener:
         self._opened()
         return self
@@ -149,13 +157,21 @@ class ChangeStreamListener(Iterator[AckableEvent]):
                 reason=self._reason or "invalidated",
             )
         stream = self._opened()
-        reply = stream.pull()
+        before = stream.at
+        try:
+            reply = stream.pull()
+        except BaseException as error:
+            # Interrupted behind a reply, it would go on after events that were never seen; while it waited for one, it
+            # may go on.
+            if stream.at != before:
+                self._shut(error)
+            raise
         try:
             for events, end, size in reply.slices():
                 stream.sized(len(events), size)
                 self._track(events, end or events[-1]["_id"], size)
         except BaseException as error:
-            # Whoever interrupts this, with Ctrl-C for instance, must not go on behind events that were never seen.
+            # As above, with Ctrl-C for instance.
             self._shut(error)
             raise
         self._is_dead = not reply.cursor_id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,8 +17,7 @@ from .config import URI
 from .cursor import Cursor
 from .delivery import Delivery
 from .errors import InvalidResumeTokenError, StreamError
-from .events import DeadLetter
-from .hub import Calls, Flag, GivenUp
+from .hub import Calls, Flag
 from .lane import Shared
 from .lanes import Lanes
 from .pipe import Pipe
@@ -43,18 +41,25 @@ class Opening:
     :param calls: how blocking calls are made.
     :param fail: called when a lane ends as it should not.
     :param stop: gives everything up.
+    :param left: set once nobody waits for handlers any more.
     :ivar opened: what is open, and to be closed; also when another stream cannot be opened.
     """
 
     def __init__(
-        self, settings: Settings, plans: Sequence[Plan], calls: Calls, fail: Callable[[BaseException], None], stop: Flag
+        self,
+        settings: Settings,
+        plans: Sequence[Plan],
+        calls: Calls,
+        fail: Callable[[BaseException], None],
+        stop: Flag,
+        left: Flag,
     ) -> None:
         self._settings = settings
         self._plans = plans
         self._calls = calls
         self._fail = fail
         self._stop = stop
-        self._process = os.getpid()
+        self._left = left
         self.opened: list[Pipe] = []
         self._is_own = isinstance(settings.client, URI)
         self._client = self._patiently(self._connect)
@@ -148,10 +153,11 @@ class Opening:
         delivery = Delivery(
             retry=settings.retry,
             on_error=settings.on_error,
-            bury=self._bury,
+            bury=partial(settings.store.bury, settings.name),
             progress=room.set,
             hooks=settings.hooks,
             stop=self._stop,
+            left=self._left,
         )
         return Pipe(
             self._stream(plan, cluster),
@@ -164,11 +170,6 @@ class Opening:
             ends_when_invalidated=plan.is_declared_level and settings.on_invalidate == "stop",
             stop=self._stop,
         )
-
-    def _bury(self, letter: DeadLetter) -> None:
-        if os.getpid() != self._process:
-            raise GivenUp("the child of a handler that forked buries nothing")
-        self._settings.store.bury(self._settings.name, letter)
 
     def _stream(self, plan: Plan, cluster: Cluster) -> Stream:
         settings, client, config = self._settings, self._client, plan.config

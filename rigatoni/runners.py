@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import gevent
 
-from .hub import Haltable
+from .forks import Haltable
 
 
 class Runners:
@@ -45,9 +45,10 @@ class Runners:
             work()
 
     def _ended(self, runner: Haltable) -> None:
-        if isinstance(runner.value, gevent.GreenletExit):
+        error = runner.exception or runner.value
+        if isinstance(error, BaseException):
             # It was the spare, for what runs catches everything.
             self._has_spare = False
             if self._ready:
                 self._call_spare()
-            self._fail(runner.value)
+            self._fail(error)

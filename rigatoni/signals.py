@@ -59,4 +59,5 @@ def told_by_signals(tell: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         for number, former in before.items():
-            signal.signal(number, former)
+            # None is a handler that was not set by Python, which cannot restore it.
+            signal.signal(number, signal.SIG_DFL if former is None else former)

@@ -58,6 +58,7 @@ class Stream:
     :param on_history_lost: "stop", "now" or "earliest".
     :param on_oversize: "stub" or "stop".
     :param most: events asked for at most, whatever the configuration says.
+    :ivar at: what was read, up to here.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Stream:
         self._on_oversize = on_oversize
         self._most = min(config.batch_size, most)
         self._event_size = 1024.0
-        self._at: Position | None = None
+        self.at: Position | None = None
         self._floor: Position | None = None
         self._lost: Position | None = None
         self._earliest_attempts = 0
@@ -112,7 +113,7 @@ class Stream:
         :param check: whether a position that the oplog no longer has is to be found here, not by the first pull.
         :raises StreamError: when it cannot be opened, after the configured attempts.
         """
-        self._at = position
+        self.at = position
         self._checks = check
         opened = self._open_again()
         self._connected()
@@ -159,37 +160,37 @@ class Stream:
                     raise self._told(error) from error
 
     def _open_checked(self) -> Position:
-        if self._checks and self._at is not None:
-            self._cursor.check(self._at)
+        if self._checks and self.at is not None:
+            self._cursor.check(self.at)
         return self._open()
 
     def _open(self) -> Position:
         self._is_unheard = False
-        reply = self._cursor.open(self._at)
+        reply = self._cursor.open(self.at)
         self._is_unheard = True
         self.clock.hear(reply.operation_time)
         # A server without postBatchResumeToken still says what time it is.
-        self._at = (
+        self.at = (
             self.position(reply.end)
             if reply.end
             else Position(None, reply.operation_time or Timestamp(0, 1), self.fingerprint, self._cluster)
         )
         if self._lost is not None:
-            self._tell_of_gap(self._lost, self._at)
+            self._tell_of_gap(self._lost, self.at)
         self._hooks.opened(self.scope)
-        return self._at
+        return self.at
 
     def _pull(self) -> Reply:
         if not self._cursor.is_open:
             self._open()
-        before = self._at
+        before = self.at
         reply = self._cursor.get_more(self._count(), self._floor)
         self._is_unheard = False
         if reply.end is not None:
-            self._at = self.position(reply.end)
+            self.at = self.position(reply.end)
             if self._floor is not None and not self._floor.covers(reply.end):
                 self._floor = None
-        if not self._cursor.is_open and reply.is_empty and self._at == before:
+        if not self._cursor.is_open and reply.is_empty and self.at == before:
             raise StreamConnectionError("the server closed the cursor and does not say why")
         self.clock.hear(reply.operation_time)
         self._connected()
@@ -204,14 +205,14 @@ class Stream:
     def _rescued(self, error: Exception) -> bool:
         if self._guards(error):
             return True
-        at = self._at
+        at = self.at
         if is_token_not_found(error) and at is not None and at.token is not None:
             # Without an id of the set nobody knows; see Cluster.identity.
             is_doubtful = at.fingerprint == self.fingerprint and not self._cluster.partition("/")[2]
             logger.log(*_NOT_FOUND[is_doubtful], self.scope)
             # What was read before an earlier rescue stays read, also when this one comes before it has passed that.
             self._floor = at if self._floor is None else self._floor.later(at)
-            self._at = Position(None, at.cluster_time, at.fingerprint, at.cluster)
+            self.at = Position(None, at.cluster_time, at.fingerprint, at.cluster)
             return True
         is_over = self._on_history_lost == "stop" or self._earliest_attempts == EARLIEST_ATTEMPTS
         if is_over or not is_history_lost(error):
@@ -221,7 +222,7 @@ class Stream:
         self._earliest_attempts += 1
         self._lost = self._lost or at
         earliest = self._on_history_lost == "earliest"
-        self._at = Position(None, self._calls.run(self._find_oldest, self._stop)) if earliest else None
+        self.at = Position(None, self._calls.run(self._find_oldest, self._stop)) if earliest else None
         return True
 
     def _guards(self, error: Exception) -> bool:
@@ -235,7 +236,7 @@ class Stream:
         return is_too_large and self._cursor.guarded and not was_guarded
 
     def _told(self, error: Exception) -> StreamError:
-        told = StreamError.from_pymongo(error, resuming=self._at is not None)
+        told = StreamError.from_pymongo(error, resuming=self.at is not None)
         if self._hang_ups > 1:
             hint = "it hangs up on each new cursor: is an _id over 2 MB next? It may pass once anything else is written"
             return StreamConnectionError(f"{told}; {hint}")
@@ -255,7 +256,7 @@ class Stream:
         """Read again, with what is too large cut, to say which event it is."""
         self._cursor.guarded = True
         try:
-            self._cursor.open(self._at)
+            self._cursor.open(self.at)
             for _ in range(SEARCHED):
                 for event in _cut(self._cursor.get_more(self._count(), self._floor)):
                     return repr(event)

@@ -14,8 +14,9 @@ from .client import ClientLike
 from .config import ChangeStreamConfig, RetryPolicy
 from .declaration import Declaration
 from .errors import ConfigurationError
+from .forks import inert_after_fork
 from .hooks import Hooks
-from .hub import inert_after_fork, is_patched, live, wait_for_any
+from .hub import is_patched, live, wait_for_any
 from .lanes import warn_of_lanes
 from .life import Life, State
 from .plan import plans
@@ -65,6 +66,7 @@ class Watcher(Declaration):
 
     _life: Life | None = None
     _parent: int | None = None
+    _is_told = False
 
     def __init__(
         self,
@@ -151,7 +153,14 @@ class Watcher(Declaration):
         """
         with self._starting:
             life = self._prepare()
-        live(life.run, f"rigatoni {self.name}", life.over)
+        if self._is_told:
+            life.stop.set()
+        try:
+            live(life.run, f"rigatoni {self.name}", life.over)
+        except RuntimeError:
+            # There are too many threads: nothing has begun.
+            life.over()
+            raise
         try:
             wait_for_any((life.settled, life.hurry), timeout)
         except BaseException:
@@ -202,10 +211,14 @@ class Watcher(Declaration):
         In the main thread it sets handlers for the two signals and restores the former ones at its end; a second signal
         does not wait for running handlers. Other greenlets go on.
         """
-        with told_by_signals(self._told):
-            self.start()
-            if self._life is not None:
-                self._life.wait()
+        self._is_told = False
+        try:
+            with told_by_signals(self._tell):
+                self.start()
+                if self._life is not None:
+                    self._life.wait()
+        finally:
+            self._is_told = False
         if self.error is not None:
             raise self.error
 
@@ -258,8 +271,9 @@ class Watcher(Declaration):
     def _begin_anew(self) -> None:
         self._life, self._parent, self._frozen, self._starting = None, None, False, threading.Lock()
 
-    def _told(self) -> None:
-        life = self._life
+    def _tell(self) -> None:
+        # It can come before there is a life, or when there is only that of an earlier run.
+        self._is_told, life = True, self._life
         if life is not None:
             (life.hurry if life.stop.is_set() else life.stop).set()
 

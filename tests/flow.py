@@ -79,6 +79,7 @@ class Flow(Handlers):
             progress=self.progressed.set,
             hooks=HookChain(hooks),
             stop=self.stop,
+            left=Flag(),
         )
 
     @cached_property

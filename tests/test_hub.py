@@ -385,7 +385,7 @@ print("fine")
 def test_what_lives_is_told_of_a_fork_in_the_child_only_and_is_not_kept_alive(patch: str) -> None:
     program = """
 import gc, os
-from rigatoni.hub import inert_after_fork
+from rigatoni.forks import inert_after_fork
 told = []
 class Thing:
     def __init__(self, name):

@@ -31,8 +31,9 @@ HOUSE: list[dict[str, str]] = [
     {
         "knob": "",
         "config": "knob",
-        "hub": "",
-        "runners": "hub",
+        "forks": "",
+        "hub": "forks",
+        "runners": "forks",
         "signals": "",
         "reply": "",
         "stores": "hub",
@@ -53,6 +54,7 @@ HOUSE: list[dict[str, str]] = [
         "stream": "",
         "lease": "",
         "saver": "",
+        "gauge": "",
     },
     {
         "listener": "",

@@ -51,6 +51,7 @@ delivery = Delivery(
     progress=progress.set,
     hooks=HookChain(()),
     stop=Flag(),
+    left=Flag(),
 )
 lanes = Lanes(handlers._lookup, lambda database, collection: given["lanes"], Shared(delivery, progress.set, fail))
 events = [made(number) for number in range(COUNT)]
