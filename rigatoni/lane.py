@@ -245,6 +245,8 @@ class Lane:
             for part in [tickets] if handler.batch is not None else [[ticket] for ticket in tickets]:
                 self._shared.delivery.deliver(handler, part)
         self.current = then
+        # Whoever waits for room need not wait until the rest of the lane is due.
+        self._shared.progress()
 
     def _wait_for_batch(self) -> bool:
         """Wait for what may join the pending batch; True when there is something."""
