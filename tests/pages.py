@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from flask import Flask
 from flask.testing import FlaskClient
@@ -53,6 +55,16 @@ def served(watcher: Watcher, **options: Any) -> Iterator[int]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def health(port: int) -> tuple[int, str]:
+    """Ask a server how its watcher is, as a probe does; gives the code and the text."""
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{PREFIX}/health", timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as answer:
+        with answer:
+            return answer.code, answer.read().decode()
 
 
 def watcher_with(row: dict[str, Any] | None = None, store: TokenStore | None = None) -> Watcher:

@@ -1,4 +1,4 @@
-"""Two hundred thousand events while a handler is slow: memory is bounded, and nothing is lost."""
+"""Very many or very large events while a handler is slow: memory is bounded, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -54,6 +54,40 @@ watcher.join()
 """
 
 
+def insert(database: Any, count: int, padding: int) -> None:
+    for first in range(0, count, 5000):
+        numbers = range(first, min(first + 5000, count))
+        database.orders.insert_many({"_id": number, "padding": "x" * padding} for number in numbers)
+
+
+def wait_until_held(program: Program, at_least: int) -> dict[str, Any]:
+    """Wait until so many are in flight and they become no more; return what the program said last."""
+
+    def stand() -> bool:
+        latest = program.said("in_flight")[-5:]
+        return latest[-1:] > [at_least] and latest == 5 * latest[-1:]
+
+    program.wait_for(stand)
+    return program.lines[-1]
+
+
+@BOTH
+def test_of_large_events_no_more_are_in_flight_than_16_mib(
+    patched: bool, database: Any, mongodb_replica_set: Any, store_path: str, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
+    with Program(SLOW, tmp_path, patched=patched, **given) as program:
+        program.wait_said("state")
+        insert(database, 4000, padding=10_000)
+        held = wait_until_held(program, at_least=1000)
+        (tmp_path / "go on").touch()
+        program.wait_for(lambda: program.said("count")[-1] == 4000)
+        most = max(program.said("in_flight"))
+    print(f"held with {held['in_flight']} in flight, {most} at most")
+    # Some 1,600 of them are 16 MiB; by `max_in_flight` all of them might be in flight.
+    assert 1000 < held["in_flight"] <= most < 1800
+
+
 @pytest.mark.faults
 @BOTH
 def test_a_burst_on_a_slow_handler_is_handled_in_order_within_bounded_memory(
@@ -62,12 +96,8 @@ def test_a_burst_on_a_slow_handler_is_handled_in_order_within_bounded_memory(
     given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
     with Program(SLOW, tmp_path, patched=patched, **given) as program:
         before = program.wait_said("before")
-        for first in range(0, EVENTS, 5000):
-            database.orders.insert_many(
-                {"_id": number, "padding": "x" * PADDING} for number in range(first, first + 5000)
-            )
-        program.wait_for(lambda: program.said("in_flight")[-5:] == 5 * [program.said("in_flight")[-1]])
-        held = program.lines[-1]
+        insert(database, EVENTS, PADDING)
+        held = wait_until_held(program, at_least=0)
         (tmp_path / "go on").touch()
         program.wait_for(lambda: program.said("count")[-1] == EVENTS, timeout=300)
         most = program.said("memory")[-1] - before

@@ -92,12 +92,14 @@ signal.signal(signal.SIGTERM, lambda *_: ends.append(True))
 watcher.start()
 say(started=True)
 lowest = {"lag": 0.0, "headroom": 0.0}
+known = set()
 while not ends:
     stats = watcher.stats()
+    known |= {name for name in lowest if stats[name] is not None}
     lowest = {name: min(least, stats[name] or 0.0) for name, least in lowest.items()}
     time.sleep(0.005)
 stopping = time.monotonic()
-say(stopped=watcher.stop(), took=time.monotonic() - stopping, **lowest)
+say(stopped=watcher.stop(), took=time.monotonic() - stopping, known=sorted(known), **lowest)
 """
 
 #: Seconds that each of the waits takes, whatever the time is.
@@ -136,6 +138,8 @@ def test_every_wait_takes_as_long_as_ever_and_no_lag_is_negative_when_the_clock_
         assert all(0.95 * WAIT <= seconds < WAIT + 20 for seconds in program.said(wait)), (wait, program.said(wait))
     assert program.said("stopped") == [True] and program.said("took")[0] < 5
     assert (program.said("lag"), program.said("headroom")) == ([0.0], [0.0])
+    # And they were there to be looked at.
+    assert program.said("known") == [["headroom", "lag"]]
 
 
 def saved(path: str) -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from conftest import wait_until
+from listening import Commands
+from pymongo import MongoClient
 from watchers import Make, collecting, level, messages, operations_of, places, watchers
 
-from rigatoni import StreamInvalidatedError, Watcher
+from rigatoni import ChangeStreamConfig, Hooks, StreamInvalidatedError, Watcher
 
 #: What ends the collection "orders", and what becomes of it is no concern of the one that is written next.
 ENDS: dict[str, Callable[[Any], object]] = {
@@ -58,15 +60,47 @@ OPENED = {
 }
 
 
+#: How many of the ends close a cursor: for a collection all of them, for a database its own alone.
+CLOSED = {on_the_collection: 4, on_a_watched_collection: 4, on_the_database: 1, on_the_deployment: 0}
+
+
+class Openings(Hooks):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def opened(self, stream: str) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def sent() -> Commands:
+    """What watchers send that :func:`client` is given to."""
+    return Commands()
+
+
+@pytest.fixture
+def client(mongodb_replica_set: Any, sent: Commands) -> Iterator[MongoClient[Any]]:
+    with MongoClient(mongodb_replica_set.uri, event_listeners=[sent]) as client:
+        yield client
+
+
 @pytest.mark.parametrize("operations", [("insert",), ()], ids=["inserts", "all operations"])
 @pytest.mark.parametrize("opened", OPENED)
 def test_after_every_end_the_next_collection_of_that_name_is_handled_now_and_after_a_restart(
-    database: Any, make: Make, opened: Any, operations: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    database: Any,
+    make: Make,
+    client: Any,
+    sent: Commands,
+    opened: Any,
+    operations: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watcher = opened(database, make)
+    openings = Openings()
+    watcher = opened(database, make, client=client, config=ChangeStreamConfig(max_await_time=0.05), hooks=[openings])
     seen = places(watcher, *operations, collection="orders")
     due = 0
     for is_running in (True, False):
+        openings.count = 0
         if is_running:
             watcher.start()
             assert level(watcher) == OPENED[opened](database.name)
@@ -83,7 +117,11 @@ def test_after_every_end_the_next_collection_of_that_name_is_handled_now_and_aft
         due += len(expected)
         wait_until(lambda n=due: len(seen) >= n)
         assert operations_of(seen[-len(expected) :]) == expected
-        # A cursor that the server closed with an invalidate is opened again once, and not again and again.
+        # A cursor that the server closed with an invalidate is opened again once, and not again and again, also when
+        # it has nothing more to say.
+        asked = len(sent.named("getMore"))
+        wait_until(lambda n=asked: len(sent.named("getMore")) > n + 3)
+        assert openings.count == 1 + CLOSED[opened]
         assert watcher.state == "running" and watcher.stats()["reconnects"] == 0 and not messages(caplog)
         assert watcher.stop()
         database.other.drop()

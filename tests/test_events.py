@@ -131,3 +131,15 @@ def test_the_repr_names_what_happened_where_and_is_short() -> None:
     assert repr(ChangeEvent(UPDATE)) == "<ChangeEvent update 'shop.orders' _id=7>"
     assert "AckableEvent invalidate ''" in repr(AckableEvent({"operationType": "invalidate"}, print))
     assert len(repr(ChangeEvent(UPDATE | {"documentKey": {"_id": "x" * 10_000}}))) < 200
+
+
+def test_the_repr_survives_an_id_that_has_none() -> None:
+    class Unspeakable:
+        """A type of the user's own codec."""
+
+        def __repr__(self) -> str:
+            raise ValueError("no words for it")
+
+    event = ChangeEvent(UPDATE | {"documentKey": {"_id": Unspeakable()}})
+
+    assert repr(event).startswith("<ChangeEvent update 'shop.orders' _id=") and f"{event!r}".endswith(">")

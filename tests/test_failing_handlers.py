@@ -256,3 +256,30 @@ def test_of_a_batch_with_one_poisonous_event_only_that_one_is_buried(shop: Shop)
     assert max(map(len, batches)) == 10
     assert [letter.event["documentKey"]["_id"] for letter in letters(shop)] == [14]
     assert_nothing_is_repeated(shop)
+
+
+class Unspeakable(Exception):
+    """Made from what a service answered, which is no text."""
+
+    def __str__(self) -> str:
+        return self.args[0]  # type: ignore[no-any-return]
+
+
+def test_an_error_that_cannot_be_put_into_words_is_retried_and_buried_like_any_other(shop: Shop) -> None:
+    heard, calls = Heard(), list[Any]()
+    watcher = shop.watcher(retry=AT_ONCE, hooks=[heard])
+
+    @watcher.on("insert", collection="orders")
+    def handle(event: ChangeEvent) -> None:
+        calls.append(key_of(event))
+        if key_of(event) == 1:
+            raise Unspeakable({"code": 7})
+
+    with running(watcher):
+        shop.database.orders.insert_many({"_id": number} for number in range(3))
+        wait_until(lambda: 2 in calls or watcher.error)
+    assert calls == [0, 1, 1, 1, 2]
+    assert heard.attempts == [(1, 1), (1, 2), (1, 3)] and heard.buried == [1]
+    (letter,) = letters(shop)
+    assert letter.error.startswith("Unspeakable: ") and "in handle" in letter.traceback
+    assert_nothing_is_repeated(shop)

@@ -111,8 +111,7 @@ def test_a_step_down_of_the_primary_costs_a_moment(whole: ReplicaSet, follow: Fo
 
         figures = settled(writer, followers)
 
-    # Two seconds are the promise; the rest is for a busy machine.
-    assert figures["silent"] < 4
+    assert figures["silent"] < figures["stalled"] + 2
 
 
 def test_a_frozen_primary_is_given_up_within_seconds_and_harms_nothing_when_it_thaws(

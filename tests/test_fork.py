@@ -191,6 +191,182 @@ watcher.run()
 """
 )
 
+FORK_BEFORE_THE_NEXT_HANDLER = (
+    WATCH
+    + """
+@watcher.on("insert")
+def forks(event):
+    child = os.fork()
+    if child:
+        say(ended=wait_for_child(child))
+
+
+@watcher.on("insert")
+def ships(event):
+    say(called="ships", caller=os.getpid())
+
+
+@watcher.on_batch("insert", max_wait=0.01)
+def bills(events):
+    say(called="bills", caller=os.getpid())
+
+
+watcher.run()
+"""
+)
+
+SAYS_WHAT_IT_SENDS = """
+import gevent
+from pymongo import MongoClient
+from pymongo.monitoring import CommandListener
+
+
+class Sent(CommandListener):
+    def started(self, event):
+        say(sent=event.command_name, sender=os.getpid())
+
+    def succeeded(self, event):
+        pass
+
+    failed = succeeded
+
+
+client = MongoClient(given["uri"], event_listeners=[Sent()])
+"""
+
+FORK_IN_OPENED = (
+    SAYS_WHAT_IT_SENDS
+    + """
+from rigatoni import Hooks, MemoryStore, Watcher
+
+
+class Forks(Hooks):
+    openings = 0
+
+    def opened(self, stream):
+        self.openings += 1
+        if self.openings != given["opening"]:
+            return
+        child = os.fork()
+        if child == 0:
+            # After the time that it takes to send something; or, where it hangs, by a signal.
+            gevent.spawn_later(0.3, os._exit, 0)
+            signal.alarm(5)
+        else:
+            say(forked=child)
+            say(ended=wait_for_child(child))
+
+
+parent = os.getpid()
+watcher = Watcher(client, given["database"], store=MemoryStore(), hooks=[Forks()])
+
+
+@watcher.on("insert", collection="orders")
+def handle(event):
+    say(handled=event.document_key["_id"], by=os.getpid())
+
+
+watcher.run()
+if os.getpid() != parent:
+    gevent.sleep(600)
+"""
+)
+
+FORK_IN_STATUS = (
+    WATCH
+    + """
+parent, children, unsaved = os.getpid(), [], []
+
+
+class Forks(Hooks):
+    def status(self):
+        # What is not saved yet is what the child might save.
+        if unsaved and not children:
+            children.append(os.fork())
+            if children == [0]:
+                wait_for("go on")
+                # Time enough for what it was about to save.
+                gevent.spawn_later(0.3, os._exit, 0)
+            else:
+                say(forked=children[0])
+        return {}
+
+    def saved(self, stream, token):
+        unsaved.clear()
+        if os.getpid() != parent:
+            os._exit(3)
+
+
+watcher = Watcher(given["uri"], given["database"], store="tokens.db", save_interval=0.01, hooks=[Started(), Forks()])
+
+
+@watcher.on("insert")
+def handle(event):
+    say(handled=event.document_key["_id"], by=os.getpid())
+    unsaved.append(event)
+
+
+watcher.start()
+wait_for("stop")
+if os.getpid() != parent:
+    gevent.sleep(600)
+say(stopped=watcher.stop())
+open("go on", "w").close()
+say(ended=wait_for_child(children[0]))
+"""
+)
+
+FORK_BESIDE_A_LISTENER = (
+    SAYS_WHAT_IT_SENDS
+    + """
+from rigatoni import ChangeStreamConfig, ChangeStreamListener
+
+orders = client[given["database"]].orders
+config = ChangeStreamConfig(max_await_time=0.1)
+# So that nobody waits for ever for what the other has taken.
+signal.alarm(20)
+
+
+def in_child(event):
+    signal.alarm(3)
+    event.ack()
+    say(got=len(list(listener)), state=listener.state)
+    listener.close()
+    os._exit(0)
+
+
+with ChangeStreamListener(orders, config, on_token=lambda token: say(told=os.getpid())) as listener:
+    orders.insert_one({"_id": 0})
+    event = next(listener)
+    child = os.fork()
+    if child == 0:
+        in_child(event)
+    say(forked=child, ended=wait_for_child(child))
+    orders.insert_many([{"_id": number} for number in range(1, 6)])
+    while event.document_key["_id"] != 5:
+        event = next(listener)
+        say(handled=event.document_key["_id"], by=os.getpid())
+        event.ack()
+"""
+)
+
+LISTEN_IN_THE_CHILD = (
+    SAYS_WHAT_IT_SENDS
+    + """
+from rigatoni import ChangeStreamListener
+
+orders = client[given["database"]].orders
+listener = ChangeStreamListener(orders)
+child = os.fork()
+if child == 0:
+    with listener:
+        orders.insert_one({"_id": 1})
+        say(got=next(listener).document_key["_id"])
+    os._exit(0)
+say(ended=wait_for_child(child))
+"""
+)
+
 
 @pytest.fixture
 def given(database: Any, mongodb_replica_set: Any) -> dict[str, str]:
@@ -348,3 +524,83 @@ def test_what_a_forking_handlers_child_does_neither_acknowledges_nor_buries(
     watcher.start()
     wait_until(lambda: seen)
     assert seen == ["fork"] and watcher.store.letters("default") == []
+
+
+@BOTH
+def test_after_a_handler_that_forked_its_child_calls_no_other_handler(
+    database: Any, given: Any, tmp_path: Path, patched: bool
+) -> None:
+    with Program(FORK_BEFORE_THE_NEXT_HANDLER, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_one({})
+        assert program.wait_said("ended") == 0
+        program.wait_for(lambda: program.said("caller").count(program.pid) == 2)
+        assert program.said("called") == ["ships", "bills"]
+
+
+def kill_cursors(database: Any) -> None:
+    """Have the streams of the orders break off."""
+    match = {"cursor.originatingCommand.$db": database.name}
+    for each in database.client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": match}]):
+        database.command({"killCursors": "orders", "cursors": [each["cursor"]["cursorId"]]})
+
+
+@BOTH
+@pytest.mark.parametrize("opening", [1, 2], ids=["start", "reconnection"])
+def test_when_a_hook_forks_as_a_stream_is_opened_the_child_sends_nothing_and_the_parent_misses_nothing(
+    database: Any, given: Any, tmp_path: Path, patched: bool, opening: int
+) -> None:
+    with Program(FORK_IN_OPENED, tmp_path, patched=patched, opening=opening, **given) as program:
+        if opening == 2:
+            program.wait_for(lambda: "getMore" in program.said("sent"))
+            program.wait_for(lambda: kill_cursors(database) or program.said("forked"))
+        child = program.wait_said("forked")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        assert program.wait_said("ended") == 0
+        database.orders.insert_one({"_id": 20})
+        program.wait_for(lambda: 20 in program.said("handled"))
+        assert handled_by(program, program.pid) == list(range(21)) == program.said("handled")
+        assert child not in program.said("sender")
+
+
+@BOTH
+def test_when_a_hook_forks_for_the_status_the_child_saves_nothing(
+    database: Any, given: Any, make: Make, tmp_path: Path, patched: bool
+) -> None:
+    with Program(FORK_IN_STATUS, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        program.wait_for(lambda: database.orders.insert_one({}) and program.said("forked"))
+        database.orders.insert_one({"_id": "behind"})
+        program.wait_for(lambda: "behind" in program.said("handled"))
+        (tmp_path / "stop").touch()
+        assert program.end() == 0, program.complaints
+        assert program.said("stopped") == [True] and program.said("ended") == [0]
+    watcher = make()
+    assert watcher.store.status("default")["pid"] == program.pid
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    database.orders.insert_one({"_id": "last"})
+    wait_until(lambda: seen)
+    assert seen == ["last"]
+
+
+@BOTH
+def test_a_listener_that_was_open_at_the_fork_is_closed_in_the_child_and_goes_on_in_the_parent(
+    database: Any, given: Any, tmp_path: Path, patched: bool
+) -> None:
+    with Program(FORK_BESIDE_A_LISTENER, tmp_path, patched=patched, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("ended") == [0]
+        assert program.said("got") == [0] and program.said("state") == ["closed"]
+        assert handled_by(program, program.pid) == [1, 2, 3, 4, 5]
+        assert {*program.said("told"), *program.said("sender")} == {program.pid}
+        assert program.said("sent").count("aggregate") == 1
+
+
+@BOTH
+def test_a_listener_that_was_not_open_yet_at_the_fork_serves_in_the_child(
+    database: Any, given: Any, tmp_path: Path, patched: bool
+) -> None:
+    with Program(LISTEN_IN_THE_CHILD, tmp_path, patched=patched, **given) as program:
+        assert program.wait_said("ended") == 0, program.complaints
+        assert program.said("got") == [1]

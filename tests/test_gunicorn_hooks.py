@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pages import PREFIX, health
 from pymongo import MongoClient
-from serving import gunicorn, write
+from serving import SHOP, gunicorn, write
 
 from rigatoni.contrib.gunicorn import hooks
-from rigatoni.contrib.health import problems
 from rigatoni.mongod import ReplicaSet
 
 GEVENT = ("--worker-class", "gevent", "--workers", "2")
@@ -47,15 +47,17 @@ NAMED = 'from rigatoni.contrib.gunicorn import hooks\n\npost_worker_init, worker
 def test_without_a_server_the_application_serves_and_the_watcher_keeps_trying(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
+    write(tmp_path, {"shop.py": SHOP.replace("Rigatoni()", f'Rigatoni(page={PREFIX!r}, authorize="public")')})
     with ReplicaSet() as replica_set:
         replica_set.kill(0)
         with gunicorn(tmp_path, replica_set.uri, "shop", *options) as server:
             server.wait_for(lambda: sorted(server.states(2).values()) == ["standby", "starting"])
             server.wait_for(lambda: server.status().get("state") == "starting")
-            assert problems(server.status())
+            server.wait_for(lambda: "the watcher is starting" in health(server.port)[1])
+            assert health(server.port)[0] == 503
             replica_set.restart(0)
             server.wait_for(server.active)
-            assert not problems(server.status())
+            server.wait_for(lambda: health(server.port)[0] == 200)
             with MongoClient(replica_set.uri) as client:
                 client.shop.orders.insert_one({"_id": 1})
             server.wait_seen(1)

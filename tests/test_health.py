@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
+from pages import health, served
 from watchers import Make, collecting, failing, watchers
 
 from rigatoni import HandlerError, RetryPolicy
@@ -83,3 +84,26 @@ def test_the_row_of_a_watcher_that_failed_says_so(database: Any, make: Make) -> 
     with pytest.raises(HandlerError):
         watcher.join(60)
     assert "log" in problems(watcher.store.status("default"))[0]
+
+
+def test_a_probe_is_told_of_a_failure_by_503_and_of_the_restart_by_200(database: Any, make: Make) -> None:
+    watcher = make(retry=RetryPolicy(max_attempts=1))
+    mended: list[bool] = []
+
+    @watcher.on("insert", on_error="stop")
+    def ship(event: Any) -> None:
+        if not mended:
+            raise ValueError("no such parcel")
+
+    with served(watcher) as port:
+        watcher.start()
+        database.orders.insert_one({})
+        with pytest.raises(HandlerError):
+            watcher.join(60)
+        code, text = health(port)
+        assert code == 503 and "the watcher has failed" in text
+        mended.append(True)
+        assert watcher.start() == "running"
+        wait_until(lambda: health(port)[0] == 200)
+        watcher.stop()
+        assert health(port)[0] == 503

@@ -348,6 +348,21 @@ except GivenUp:
     assert run_program(PATCHED + program) == "fine\n"
 
 
+def test_patched_a_call_that_somebody_kills_before_it_begins_is_over() -> None:
+    program = """
+made, calls = [], Calls()
+call = calls.start(lambda: made.append(True))
+for greenlet in tuple(calls._under_way):
+    greenlet.kill()
+assert call.done.wait(5) and not made
+try:
+    call.result()
+except gevent.GreenletExit:
+    print("fine")
+"""
+    assert run_program(PATCHED + program) == "fine\n"
+
+
 def test_patched_a_flag_is_set_by_a_real_native_thread() -> None:
     program = """
 flag, idents = Flag(), []

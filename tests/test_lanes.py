@@ -111,6 +111,8 @@ class Theatre:
     clock: Iterator[int] = field(default_factory=itertools.count)
     left: dict[tuple[int, int], int] = field(default_factory=dict)
     done: dict[int, tuple[bytearray, int]] = field(default_factory=dict)
+    finished: set[tuple[int, int]] = field(default_factory=set)
+    broken: list[AssertionError] = field(default_factory=list)
 
     def register(self, cast: list[dict[str, Any]]) -> None:
         for number, role in enumerate(cast):
@@ -132,12 +134,14 @@ class Theatre:
         try:
             for _ in range(max(play.yields for play in plays)):
                 gevent.sleep(0)
+            self._only_what_is_finished_is_done()
             if [play for play in plays if self._fails(number, play)]:
                 raise ValueError("not this time")
             if role.get("ack") == "manual":
                 for each in events:
                     each.ack()
             call.is_returned = True
+            self.finished.update((number, play.seq) for play in plays)
         finally:
             call.end = next(self.clock)
 
@@ -166,6 +170,18 @@ class Theatre:
         self.left[number, play.seq] = max(left - 1, 0) if play.fails != POISON else left
         return left > 0
 
+    def _only_what_is_finished_is_done(self) -> None:
+        """Ask for the position as the saver does, which may do so whenever a handler waits."""
+        token = self.flow.watermark.advance()
+        reached = 0 if token is None else int(token["_data"])
+        buried = {(letter.handler, letter.event["seq"]) for letter in self.flow.letters}
+        for seq, (flags, index) in self.done.items():
+            wanted = self.wanted(self.plays[seq])
+            left = [n for n in wanted if (n, seq) not in self.finished and (name_of(n), seq) not in buried]
+            assert flags[index] == 0 or not left, f"{self.plays[seq].raw} is done, and {left} have not returned"
+            # Its place in the stream, which begins at 1.
+            assert flags[index] or reached < seq + 1, f"the position {reached} is past {self.plays[seq].raw}"
+
     def _nobody_else_has(self, plays: list[Play]) -> None:
         running = [self.plays[seq] for call in self.calls if call.end is None for seq in call.seqs]
         for mine, theirs in itertools.product(plays, running):
@@ -182,7 +198,17 @@ class Actor:
     role: dict[str, Any]
 
     def __call__(self, argument: Any) -> None:
-        self.theatre.act(self.number, self.role, argument)
+        try:
+            self.theatre.act(self.number, self.role, argument)
+        except AssertionError as error:
+            # Kept, because it looks like any failure of a handler, which may be called again or stopped.
+            self.theatre.broken.append(error)
+            raise
+
+
+def name_of(number: int) -> str:
+    """Say what the handler of this number is called."""
+    return f"{__name__}:Handler{number}"
 
 
 def is_before(earlier: list[Call], later: list[Call]) -> bool:
@@ -202,6 +228,7 @@ def check_order(theatre: Theatre, earlier: Play, later: Play) -> None:
 
 def check(theatre: Theatre) -> None:
     """Ask the calls for everything that the contract says about order."""
+    assert theatre.broken == []
     for earlier, later in itertools.combinations(theatre.plays, 2):
         barred = [play for play in (earlier, later) if play.is_barrier]
         if barred:
@@ -292,7 +319,7 @@ def test_random_streams_are_handled_in_order_and_exactly_once(
             is_poisoned = play.fails == POISON
             returned = sum(call.is_returned for call in theatre.of(play, number))
             assert returned == (number in wanted and not is_poisoned)
-            buried = letters.count((f"{__name__}:Handler{number}", play.seq))
+            buried = letters.count((name_of(number), play.seq))
             assert buried == (number in wanted and is_poisoned)
     assert flow.watermark.advance() == {"_data": f"{len(made):06}"}
     assert flow.watermark.in_flight == 0

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, takewhile
+from types import FrameType
 from typing import Any
 
+import gevent
 import pytest
 from bson import CodecOptions
 from bson.son import SON
@@ -252,3 +259,100 @@ def test_a_reply_that_is_decoded_in_slices_is_iterated_in_order(database: Any) -
 
         assert keys(events) == list(range(60))
         assert listener.resume_token == events[41].resume_token
+
+
+def run_out_of_time() -> None:
+    with gevent.Timeout(0.01):
+        gevent.sleep(600)
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("interrupt", "error"), [(run_out_of_time, gevent.Timeout), (press_ctrl_c, KeyboardInterrupt)])
+def test_a_listener_that_is_interrupted_behind_a_reply_is_closed_and_the_next_one_sees_all_of_it(
+    database: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    interrupt: Callable[[], None],
+    error: type[BaseException],
+) -> None:
+    class Interrupts(logging.Handler):
+        """Stands for what takes a moment there, such as a log over a network."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "connected again" in record.getMessage():
+                interrupt()
+
+    monkeypatch.setattr(logging.getLogger("rigatoni.stream"), "handlers", [Interrupts()])
+    caplog.set_level(logging.INFO, "rigatoni.stream")
+    with ChangeStreamListener(database.orders, QUICK) as listener:
+        insert(database.orders, 1)
+        next(listener).ack()
+        match = {"cursor.originatingCommand.$db": database.name}
+        (idle,) = database.client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": match}])
+        database.command({"killCursors": "orders", "cursors": [idle["cursor"]["cursorId"]]})
+        insert(database.orders, 2, 3)
+        with pytest.raises(error):
+            next(listener)
+        assert listener.state == "closed" and list(listener) == []
+    with ChangeStreamListener(database.orders, ChangeStreamConfig(resume_token=listener.resume_token)) as again:
+        assert keys(take(again, 2)) == [2, 3]
+
+
+#: What asks the server, and reads its reply.
+READING = tuple(f"rigatoni{os.sep}{name}.py" for name in ("cursor", "reply", "stream"))
+
+
+class CtrlC:
+    """Interrupt at one of the places where Python looks for signals: calls, and returns from C."""
+
+    def __init__(self, place: int) -> None:
+        self.left = place
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event in ("call", "c_return") and frame.f_code.co_filename.endswith(READING):
+            self.left -= 1
+            if self.left == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+def step(listener: ChangeStreamListener, interruption: CtrlC) -> list[Any]:
+    try:
+        sys.setprofile(interruption)
+        return [next(listener)]
+    except KeyboardInterrupt:
+        return []
+    finally:
+        sys.setprofile(None)
+
+
+def test_wherever_a_step_is_interrupted_no_event_is_passed_unseen(database: Any) -> None:
+    missed: dict[int, list[Any]] = {}
+    for place in count(1):
+        interruption = CtrlC(place)
+        first, second, last = range(3 * place, 3 * place + 3)
+        with ChangeStreamListener(database.orders, QUICK) as listener:
+            insert(database.orders, first, second)
+            seen = step(listener, interruption)
+            insert(database.orders, last)
+            config = ChangeStreamConfig(resume_token=listener.resume_token)
+            if listener.state == "closed":
+                listener = ChangeStreamListener(database.orders, config)
+            seen += takewhile(lambda event, last=last: event.document_key != {"_id": last}, listener)
+            listener.close()
+        if keys(seen) != [first, second]:
+            missed[place] = keys(seen)
+        if interruption.left > 0:
+            break
+    assert place > 20 and missed == {}
+
+
+def test_a_split_of_large_events_is_the_servers_to_refuse(database: Any) -> None:
+    config = ChangeStreamConfig(pipeline=[{"$changeStreamSplitLargeEvent": {}}])
+    with pytest.raises(ConfigurationError) as raised:
+        next(ChangeStreamListener(database.orders, config))
+    # A stage that this version does not know: there is one from 6.0.9 on.
+    assert raised.value.code == 40324

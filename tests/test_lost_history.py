@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import count
 from typing import Any
@@ -15,7 +17,16 @@ from conftest import wait_until
 from pymongo import MongoClient
 from watchers import messages
 
-from rigatoni import ChangeEvent, Hooks, InvalidResumeTokenError, Watcher
+from rigatoni import (
+    ChangeEvent,
+    ChangeStreamConfig,
+    HandlerError,
+    Hooks,
+    InvalidResumeTokenError,
+    RetryPolicy,
+    SQLiteStore,
+    Watcher,
+)
 from rigatoni.mongod import ReplicaSet
 
 
@@ -57,13 +68,16 @@ class Forgetful:
 
     def sent(self) -> int:
         """Count the events that the cursor of the orders has sent, while nobody waits for more."""
-        cursors = self._client.admin.aggregate(
-            [
-                {"$currentOp": {"idleCursors": True}},
-                {"$match": {"type": "idleCursor", "cursor.originatingCommand.$db": self.name}},
-            ]
-        )
-        return sum(each["cursor"]["nDocsReturned"] for each in cursors)
+        return sum(each["cursor"]["nDocsReturned"] for each in self._cursors(type="idleCursor"))
+
+    def _cursors(self, **kind: str) -> list[Any]:
+        match = {"cursor.originatingCommand.$db": self.name, **kind}
+        return list(self._client.admin.aggregate([{"$currentOp": {"idleCursors": True}}, {"$match": match}]))
+
+    def kill_cursors(self) -> None:
+        """Let the stream break off, whether it waits for a reply or not."""
+        for each in self._cursors():
+            self._client[self.name].command({"killCursors": "orders", "cursors": [each["cursor"]["cursorId"]]})
 
     def position_time(self) -> Timestamp:
         with closing(sqlite3.connect(self.store)) as connection:
@@ -73,8 +87,9 @@ class Forgetful:
 
     def watcher(self, seen: list[int], **options: Any) -> Watcher:
         """Make a watcher that keeps the numbers of the orders that are inserted."""
-        watcher = Watcher(self.uri, self.name, store=self.store, **options)
-        watcher.on("insert", collection="orders")(lambda event: seen.append(event.document_key["_id"]))
+        watcher = Watcher(self.uri, **{"database": self.name, "store": self.store, **options})
+        insert = watcher.on("insert", collection="orders", database=self.name)
+        insert(lambda event: seen.append(event.document_key["_id"]))
         return watcher
 
 
@@ -84,6 +99,17 @@ class Gaps(Hooks):
 
     def gap(self, stream: str, since: Any, until: Any) -> None:
         self.found.append((stream, since, until))
+
+
+class Tokens(Hooks):
+    """Remembers what a log must not show."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.stored: list[str] = []
+
+    def saved(self, stream: str, token: Any) -> None:
+        self.stored += [token["_data"]] if token else []
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +186,85 @@ def test_with_now_only_what_comes_after_the_start_is_handled(
     assert str(since) in told and str(until) in told
 
 
+@pytest.fixture(scope="module")
+def overtaken(server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forgetful]:
+    """One whose stored position is forgotten, to start from again and again, each time with a copy of its store."""
+    uri, client = server
+    forgetful = Forgetful(uri, client, "overtaken", str(tmp_path_factory.mktemp("overtaken") / "tokens.db"))
+    seen: list[int] = []
+    with forgetful.watcher(seen):
+        forgetful.insert(1)
+        wait_until(lambda: seen)
+    forgetful.insert(1)
+    forgetful.forget()
+    yield forgetful
+    client.drop_database(forgetful.name)
+
+
+def nothing(watcher: Watcher) -> None:
+    """Declare nothing else."""
+
+
+def another_handler(watcher: Watcher) -> None:
+    # So that the cursor is no longer one on the orders alone, but on their database, or on all.
+    database = watcher.database or "elsewhere"
+    watcher.on("insert", collection="customers", database=database)(lambda event: None)
+
+
+def a_stream_of_its_own(watcher: Watcher) -> None:
+    watcher.watch("orders")
+
+
+#: What is declared otherwise than in the run before, and the scope of the stream then.
+CHANGES: dict[str, tuple[dict[str, Any], Callable[[Watcher], None], str]] = {
+    "another pipeline": ({"config": ChangeStreamConfig(pipeline=[{"$addFields": {"x": 1}}])}, nothing, "overtaken"),
+    "another handler": ({}, another_handler, "overtaken"),
+    "a stream of its own": ({}, a_stream_of_its_own, "overtaken.orders"),
+    "the deployment": ({"database": None}, another_handler, ""),
+}
+
+
+@pytest.mark.parametrize("policy", ["stop", "now", "earliest"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_position_that_was_lost_is_not_passed_over_because_something_else_is_declared_now(
+    policy: str, change: str, overtaken: Forgetful, store_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(overtaken.store, store_path)
+    stored = overtaken.position_time()
+    options, declare, scope = CHANGES[change]
+    gaps, seen = Gaps(), list[int]()
+    watcher = overtaken.watcher(seen, store=store_path, on_history_lost=policy, hooks=[gaps], **options)
+    declare(watcher)
+    kept = overtaken.insert(3)
+
+    if policy == "stop":
+        before = positions(store_path)
+        with pytest.raises(InvalidResumeTokenError, match="on_history_lost") as caught:
+            watcher.start()
+        assert caught.value.code == 286 and not gaps.found
+        assert repr(scope) in str(caught.value) and store_path in str(caught.value)
+        assert positions(store_path) == before and not seen
+        return
+    with watcher:
+        later = overtaken.insert(3)
+        wait_until(lambda: later[-1] in seen)
+    due = kept + later if policy == "earliest" else later
+    # From the earliest on, what was written for other starts comes before it, but nothing of what was forgotten.
+    assert seen[-len(due) :] == due and (policy == "earliest" or seen == due) and not {0, 1} & {*seen}
+    ((stream, since, until),) = gaps.found
+    assert stream == scope and since == stored < until
+    (told,) = messages(caplog)
+    assert str(since) in told and str(until) in told
+
+
+def positions(path: str) -> dict[str, Any]:
+    store = SQLiteStore(path)
+    try:
+        return store.load("default")
+    finally:
+        store.close()
+
+
 @pytest.mark.parametrize("policy", ["stop", "now", "earliest"])
 def test_an_open_cursor_that_the_oplog_overtakes_behind_a_slow_handler_is_history_lost(
     policy: str, forgetful: Forgetful, caplog: pytest.LogCaptureFixture
@@ -230,3 +335,48 @@ def test_an_idle_collection_survives_a_busy_server_because_its_stream_moves_on(f
     with forgetful.watcher(seen):
         wait_until(lambda: len(seen) >= 3)
     assert seen == [0, *missed]
+
+
+def test_no_token_is_logged_whole_when_the_stream_reconnects_is_rescued_or_has_lost_history(
+    forgetful: Forgetful, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "rigatoni")
+    tokens = Tokens()
+    # What is looked up changes, so that the event of the saved token passes once, and not again.
+    looked_up = ChangeStreamConfig(pipeline=[{"$match": {"fullDocument.open": True}}], full_document="updateLookup")
+
+    def noting(fails_at: int | None = None, **options: Any) -> Watcher:
+        options = {"config": looked_up, "retry": RetryPolicy(max_attempts=1), "on_error": "stop", **options}
+        watcher = Watcher(forgetful.uri, forgetful.name, store=forgetful.store, hooks=[tokens], **options)
+
+        @watcher.on("update", collection="orders")
+        def note(event: ChangeEvent) -> None:
+            tokens.seen.append(event.id)
+            if event.document_key["_id"] == fails_at:
+                raise ValueError("not this one")
+
+        return watcher
+
+    forgetful.orders.insert_many([{"_id": number, "open": True} for number in (1, 2)])
+    watcher = noting(fails_at=2)
+    watcher.start()
+    forgetful.orders.update_many({}, {"$set": {"n": 1}})
+    with pytest.raises(HandlerError):
+        watcher.join(60)
+    forgetful.orders.update_one({"_id": 1}, {"$set": {"open": False}})
+    with noting() as watcher:
+        wait_until(lambda: len(tokens.seen) == 3)
+        wait_until(lambda: forgetful.kill_cursors() or watcher.stats()["reconnects"])
+        forgetful.orders.update_one({"_id": 2}, {"$set": {"n": 2}})
+        wait_until(lambda: len(tokens.seen) == 4)
+    forgetful.forget()
+    for options in ({}, {"config": ChangeStreamConfig()}):
+        with pytest.raises(InvalidResumeTokenError):
+            noting(**options).start()
+    with noting(on_history_lost="earliest"):
+        pass
+
+    for told in ("no longer lets its token through", "reconnecting after", "no longer holds", "no longer has"):
+        assert told in caplog.text
+    assert len(tokens.seen) == 4 and tokens.stored
+    assert [token for token in tokens.seen + tokens.stored if token in caplog.text] == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +16,24 @@ from failing import Failing, Watched
 from programs import run_program
 
 from rigatoni import cursor
+
+#: Seconds that a stop may take while the server is away. Of three the best counts, because a machine may be busy.
+AT_ONCE = 0.1
+
+
+@contextmanager
+def three_watched(failing: Failing, **config: Any) -> Iterator[list[Watched]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(Watched(failing, **config)) for _ in range(3)]
+
+
+def stop(watched: Watched) -> float:
+    """Stop the watcher, which must be in order, and return the seconds that took."""
+    began = monotonic()
+    assert watched.watcher.stop()
+    took = monotonic() - began
+    assert watched.watcher.state == "stopped" and watched.watcher.error is None
+    return took
 
 
 def told_of_the_stream(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -62,25 +82,32 @@ with MongoClient(given["other"]) as client, gevent.Timeout(60):
         wait_until(lambda: len(attempts.told) == 2 * number and len(seen) == number)
         wait_until(lambda: watcher.stats()["streams"][given["name"]]["state"] == "active")
     fail("alwaysOn", errorCode=6)
-    wait_until(lambda: len(attempts.told) > 14)
-    began = time.monotonic()
-    stopped = watcher.stop()
-    say(seen=seen, told=attempts.told[:6], stopped=stopped, took=time.monotonic() - began, state=watcher.state)
+    took = []
+    for _ in range(3):
+        # The delays double; the tenth is half a second.
+        due = len(attempts.told) + 10
+        wait_until(lambda: len(attempts.told) >= due)
+        began = time.monotonic()
+        stopped = watcher.stop()
+        took.append(time.monotonic() - began)
+        say(stopped=stopped, state=watcher.state)
+        watcher.start()
+    watcher.stop()
+    say(seen=seen, told=attempts.told[:6], took=took)
 """
 
 
 def test_a_stop_during_a_delay_returns_at_once(failing: Failing) -> None:
-    with Watched(failing, initial_backoff=600.0, max_backoff=600.0) as watched:
+    with three_watched(failing, initial_backoff=600.0, max_backoff=600.0) as three:
         failing.insert(2)
-        watched.wait_for_all()
+        for watched in three:
+            watched.wait_for_all()
         failing.fail("alwaysOn", errorCode=6)
-        wait_until(lambda: watched.attempts)
+        wait_until(lambda: all(watched.attempts for watched in three))
 
-        began = monotonic()
-        assert watched.watcher.stop()
+        took = [stop(watched) for watched in three]
 
-        assert monotonic() - began < 1.0
-    assert watched.watcher.state == "stopped" and watched.watcher.error is None
+    assert min(took) < AT_ONCE
 
 
 def test_a_stop_ends_a_start_that_waits_to_reconnect(failing: Failing) -> None:
@@ -127,19 +154,18 @@ def test_a_restart_of_the_server_loses_nothing_and_repeats_nothing(
 
 
 def test_a_stop_while_the_server_is_away_waits_for_nobody(failing: Failing) -> None:
-    with Watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as watched:
+    with three_watched(failing, max_reconnect_attempts=0, max_backoff=0.1) as three:
         failing.insert()
-        watched.wait_for_all()
+        for watched in three:
+            watched.wait_for_all()
         failing.replica_set.kill(0)
         try:
-            wait_until(lambda: watched.stream["state"] == "reconnecting")
-            began = monotonic()
-            assert watched.watcher.stop()
-            took = monotonic() - began
+            wait_until(lambda: all(watched.stream["state"] == "reconnecting" for watched in three))
+            took = [stop(watched) for watched in three]
         finally:
             failing.replica_set.restart(0)
 
-    assert took < 0.8
+    assert min(took) < AT_ONCE
 
 
 def test_a_frozen_server_is_noticed_and_the_stream_goes_on_once_it_thaws(
@@ -225,6 +251,7 @@ def test_a_patched_program_reconnects_and_stops_during_a_delay_likewise(
         fault=fault,
     )
 
-    (told,) = program.lines
-    assert told.pop("took") < 1.0
-    assert told == {"seen": [1, 2, 3], "told": [1, 2] * 3, "stopped": True, "state": "stopped"}
+    *stops, told = program.lines
+    assert min(told.pop("took")) < AT_ONCE
+    assert told == {"seen": [1, 2, 3], "told": [1, 2] * 3}
+    assert stops == 3 * [{"stopped": True, "state": "stopped"}]

@@ -5,11 +5,12 @@ the local variables of tracebacks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
 from traceback import TracebackException, format_exception
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 from commands import rigatoni_ends
@@ -20,8 +21,11 @@ from pymongo import MongoClient
 from rigatoni import ChangeStreamConfig, SQLiteStore, StreamError, Watcher
 
 SECRET = "s3cretword"
-#: What it looks like where somebody took the first half for something else.
-PARTS = (SECRET, "s3cret", "retword")
+#: One that a URI holds in another form than the server gets it in.
+ODD_SECRET = "p@ss/m4ze:rd%é"
+ESCAPED_SECRET = quote_plus(ODD_SECRET)
+#: What they look like where somebody took the first half for something else; some are in both forms.
+PARTS = (SECRET, "s3cret", "retword", ODD_SECRET, ESCAPED_SECRET, "p@ss", "p%40ss", "m4ze", "rd%é", "rd%25")
 HOST = "127.0.0.1:1"
 
 #: Refused when the watcher is made, with a mistake in or around the password.
@@ -36,6 +40,7 @@ MALFORMED = [
     f"mongodb://u:{SECRET}@{HOST}/?appName={SECRET}@b",
     f" mongodb://u:{SECRET}@{HOST}",
     f"mongodb://u:{SECRET}@{HOST} b",
+    f"mongodb://u:{ODD_SECRET}@{HOST}",
 ]
 #: Refused by the start, by pymongo or because nobody answers.
 REFUSED = [
@@ -57,6 +62,10 @@ REFUSED = [
     f"mongodb+srv://u:{SECRET}@nowhere.invalid:27017/",
     f"mongodb://u:{SECRET}@{HOST}/",
     f"mongodb://u:{SECRET}@nowhere.invalid/",
+    f"mongodb://u:{ESCAPED_SECRET}@{HOST}/",
+    f"mongodb://u:{ESCAPED_SECRET}@nowhere.invalid/",
+    f"mongodb+srv://u:{ESCAPED_SECRET}@nowhere.invalid/",
+    f"mongodb://u:{ESCAPED_SECRET}@127.0.0.1:99999",
 ]
 QUICK = ChangeStreamConfig(max_reconnect_attempts=1, initial_backoff=0.001)
 
@@ -136,15 +145,16 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         yield guarded
 
 
+@pytest.mark.parametrize("secret", [SECRET, ESCAPED_SECRET], ids=["plain", "escaped"])
 @pytest.mark.parametrize(
     ("user", "options"),
     [("nobody", ""), ("root", "&authSource=elsewhere"), ("root", "&authMechanism=PLAIN"), ("root", "&tls=true")],
 )
 def test_who_is_refused_by_the_server_finds_the_password_in_no_frame_of_the_driver(
-    user: str, options: str, guarded: Guarded, caplog: pytest.LogCaptureFixture, store_path: str
+    user: str, options: str, secret: str, guarded: Guarded, caplog: pytest.LogCaptureFixture, store_path: str
 ) -> None:
     caplog.set_level(logging.DEBUG, "rigatoni")
-    uri = guarded.uri_as(f"{user}:{SECRET}") + options
+    uri = guarded.uri_as(f"{user}:{secret}") + options
     watcher = Watcher(f"{uri}&serverSelectionTimeoutMS=1000", store=store_path, config=QUICK)
     watcher.on("insert")(lambda event: None)
     with pytest.raises(StreamError) as raised:
@@ -173,8 +183,54 @@ def test_a_connection_that_breaks_while_the_password_is_checked_does_not_show_it
     assert_hidden(said_by(raised.value) + caplog.text)
 
 
+def drop(user: str, guarded: Guarded) -> None:
+    guarded.root.admin.command("dropUser", user)
+
+
+def change_password(user: str, guarded: Guarded) -> None:
+    guarded.root.admin.command("updateUser", user, pwd="another one")
+    # So that the user has to be told once more.
+    data = {"failCommands": ["getMore"], "closeConnection": True, "appName": "rigatoni default"}
+    guarded.root.admin.command({"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data})
+
+
+@pytest.mark.parametrize(("lose", "code"), [(drop, 13), (change_password, 18)])
+def test_a_user_who_is_no_longer_let_in_while_it_watches_finds_the_password_nowhere(
+    lose: Callable[[str, Guarded], None],
+    code: int,
+    guarded: Guarded,
+    caplog: pytest.LogCaptureFixture,
+    store_path: str,
+) -> None:
+    caplog.set_level(logging.DEBUG, "rigatoni")
+    user, seen = f"clerk{code}", []
+    guarded.root.admin.command("createUser", user, pwd=ODD_SECRET, roles=["root"])
+    watcher = Watcher(guarded.uri_as(f"{user}:{ESCAPED_SECRET}"), "shop", store=store_path, config=QUICK)
+    watcher.on("insert")(seen.append)
+    assert watcher.start() == "running"
+    guarded.root.shop.orders.insert_one({})
+    wait_until(lambda: seen)
+    lose(user, guarded)
+    with pytest.raises(StreamError) as raised:
+        watcher.join(60)
+    assert getattr(raised.value, "code", None) == code
+    status = watcher.store.status("default")
+    watcher.store.close()
+    assert status is not None and status["state"] == "failed"
+    assert_hidden(said_by(raised.value) + caplog.text + repr(watcher) + str(watcher.stats()) + str(status))
+    assert_hidden(Path(store_path).read_bytes().decode("latin-1"))
+
+
 @pytest.mark.parametrize(
-    ("command", "uri"), [("watch", REFUSED[3]), ("run", REFUSED[3]), ("run", REFUSED[16]), ("run", MALFORMED[5])]
+    ("command", "uri"),
+    [
+        ("watch", REFUSED[3]),
+        ("run", REFUSED[3]),
+        ("run", REFUSED[16]),
+        ("run", MALFORMED[5]),
+        ("run", MALFORMED[-1]),
+        ("run", REFUSED[-1]),
+    ],
 )
 def test_the_command_line_shows_it_nowhere(command: str, uri: str, tmp_path: Path) -> None:
     program = """

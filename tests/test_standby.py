@@ -112,17 +112,34 @@ def test_who_stands_by_handles_nothing_and_says_once_who_is_active(
     assert watcher.store.status("parcels")["pid"] == first.pid
 
 
-def test_after_a_clean_end_of_the_first_nothing_is_repeated(database: Any, make: Make, first: Program) -> None:
-    watcher = make()
+def test_after_a_clean_end_of_the_first_nothing_is_repeated(
+    database: Any, make: Make, given: Any, tmp_path: Path
+) -> None:
+    taken: list[float] = []
+    # The best of three, because anything else on this machine may hold up one of them.
+    while len(taken) < 3 and min(taken, default=2) >= 2:
+        with Program(WATCH, tmp_path, **given) as first:
+            first.wait_said("running")
+            taken.append(take_over(first, make(), database, range(21 * len(taken), 21 * len(taken) + 21)))
+    print(f"taken over {min(taken):.2f} s after an end by SIGTERM")
+    assert min(taken) < 2
+
+
+def take_over(first: Program, watcher: Watcher, database: Any, numbers: range) -> float:
+    """End the first by SIGTERM, and say how long after its end the one that stood by was active."""
+    *before, after = numbers
     seen = standing_by(watcher)
-    database.orders.insert_many([{"_id": number} for number in range(20)])
-    first.wait_for(lambda: len(first.said("handled")) == 20)
+    database.orders.insert_many([{"_id": number} for number in before])
+    first.wait_for(lambda: first.said("handled") == before)
     first.signal(signal.SIGTERM)
     assert first.end() == 0
+    gone = time.monotonic()
     wait_until(lambda: watcher.state == "running")
-    database.orders.insert_one({"_id": 20})
+    taken = time.monotonic() - gone
+    database.orders.insert_one({"_id": after})
     wait_until(lambda: seen)
-    assert seen == [20]
+    assert watcher.stop() and seen == [after]
+    return taken
 
 
 def test_a_stop_ends_standing_by(make: Make, first: Program) -> None:

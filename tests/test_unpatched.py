@@ -148,6 +148,24 @@ say(state=watcher.start())
 """
 )
 
+NO_THREADS = (
+    WATCH
+    + """
+import threading
+
+watcher.on()(say)
+for _ in range(2):
+    # More than there are addresses.
+    threading.stack_size(1 << 47)
+    try:
+        watcher.start()
+    except RuntimeError as error:
+        say(refused=str(error), state=watcher.state, stopped=watcher.stop(1))
+    threading.stack_size(0)
+    say(state=watcher.start(), stopped=watcher.stop())
+"""
+)
+
 CONCURRENT = (
     WATCH
     + """
@@ -272,3 +290,17 @@ def test_only_an_unpatched_program_is_told_once_that_concurrency_has_no_effect(
     with Program(CONCURRENT, tmp_path, patched=patched, options={"concurrency": 5}, **given) as program:
         assert program.end() == 0, program.complaints
         assert program.complaints.count("concurrency and timeout= have no effect") == (0 if patched else 1)
+
+
+def test_where_no_thread_can_be_started_start_raises_and_works_once_there_are_threads_again(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(NO_THREADS, tmp_path, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("refused") == ["can't start new thread"] * 2
+        assert program.said("stopped") == [True] * 4
+        states = program.said("state")
+        assert states[1] == states[3] == "running" and states[2] in ("stopped", "failed")
+        # The first time not even what stops it at the program's end was there.
+        assert states[0] in ("created", "stopped", "failed")

@@ -190,6 +190,31 @@ def test_a_fatal_error_is_logged_once_whoever_waits_and_raised_by_all(
     assert len(messages(caplog)) == 1 and "HandlerError" in messages(caplog)[0]
 
 
+def test_a_log_handler_that_raises_keeps_no_fatal_error_from_ending_the_watcher(
+    database: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("the log server is away")
+
+    def run() -> None:
+        try:
+            watcher.run()
+        except HandlerError as error:
+            raised.append(error)
+
+    monkeypatch.setattr(logging.getLogger("rigatoni"), "handlers", [Broken(logging.ERROR)])
+    watcher, raised = failing(make()), list[HandlerError]()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    wait_until(lambda: watcher.state == "running")
+    database.orders.insert_one({})
+    with pytest.raises(HandlerError) as caught:
+        watcher.join(10)
+    thread.join(10)
+    assert raised == [caught.value] and watcher.state == "failed"
+
+
 def test_run_raises_the_fatal_error_and_the_next_start_delivers_its_event_first(
     database: Any, make: Make, store_path: str
 ) -> None:

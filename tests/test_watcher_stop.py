@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 from conftest import wait_until
+from programs import Program
 from watchers import Make, collecting, messages, watchers
 
-from rigatoni import ChangeStreamConfig, RetryPolicy
+from rigatoni import ChangeStreamConfig, MemoryStore, Position, RetryPolicy
 
 FOR_EVER = ChangeStreamConfig(max_reconnect_attempts=0, initial_backoff=0.01)
 
@@ -130,3 +133,85 @@ def test_a_stop_cuts_the_wait_for_another_attempt(database: Any, make: Make) -> 
     assert watcher.stop(timeout=30) is True
     assert time.monotonic() - began < 10
     assert len(calls) == 1 and watcher.store.letters("default") == []
+
+
+class Remote(MemoryStore):
+    """Holds what is saved until it is let go, as a network may, and does not take two saves at once."""
+
+    is_saving = is_held = False
+
+    def save(self, name: str, positions: Mapping[str, Position | None], status: Any = None) -> None:
+        assert not self.is_saving, "the answer to an earlier save is still to come"
+        self.is_saving = True
+        while self.is_held:
+            gevent.sleep(0.01)
+        super().save(name, positions, status)
+        self.is_saving = False
+
+
+def test_a_stop_lets_a_save_that_is_under_way_come_to_its_end(make: Make) -> None:
+    store, said = Remote(), list[bool]()
+    watcher = make(store=store)
+    collecting(watcher)
+    watcher.start()
+    # The start saves that, too; from then on it is done apart.
+    wait_until(lambda: store.status("default")["state"] == "running")
+    store.is_held = True
+    wait_until(lambda: store.is_saving)
+    stopping = threading.Thread(target=lambda: said.append(watcher.stop()))
+    stopping.start()
+    wait_until(lambda: watcher.state != "running")
+    store.is_held = False
+    stopping.join()
+    assert said == [True] and watcher.error is None and not store.is_saving
+    assert watcher.state == store.status("default")["state"] == "stopped"
+
+
+OVERRUN = """
+import gevent
+from gevent.event import Event
+from rigatoni import RetryPolicy, Watcher
+
+policy = RetryPolicy(max_attempts=1)
+watcher = Watcher(given["uri"], given["database"], store=given["store"], retry=policy)
+free, greenlets = Event(), []
+
+
+@watcher.on("insert")
+def overrun(event):
+    greenlets.append(gevent.getcurrent())
+    free.wait()
+    say(overran=True)
+    if given["raises"]:
+        raise ValueError("too late")
+
+
+@watcher.on("insert")
+def come_next(event):
+    say(called=True)
+
+
+say(state=watcher.start())
+while not greenlets:
+    gevent.sleep(0.01)
+say(stopped=watcher.stop(0.1), state=watcher.state)
+free.set()
+greenlets[0].join()
+"""
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+def test_nothing_follows_a_handler_that_a_stop_has_left_behind(
+    database: Any, make: Make, mongodb_replica_set: Any, store_path: str, tmp_path: Path, raises: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
+    with Program(OVERRUN, tmp_path, patched=True, raises=raises, **given) as program:
+        program.wait_said("state")
+        database.orders.insert_one({"_id": 1})
+        assert program.end() == 0, program.complaints
+        assert program.lines[1:] == [{"stopped": False, "state": "stopped"}, {"overran": True}]
+    watcher = make(store=store_path)
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    wait_until(lambda: seen == [1])
+    assert watcher.store.letters("default") == []

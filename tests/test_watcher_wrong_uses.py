@@ -170,6 +170,21 @@ def test_an_operation_that_the_server_would_never_send_is_refused_at_the_start()
         watcher.start()
 
 
+@pytest.mark.parametrize("is_apart", [False, True], ids=["the Watcher's", "a watch()'s"])
+def test_a_pipeline_that_splits_large_events_is_refused_before_anything_is_opened(
+    tmp_path: Path, is_apart: bool
+) -> None:
+    splits = [{"$match": {}}, {"$changeStreamSplitLargeEvent": {}}]
+    with pytest.raises(ConfigurationError, match=r"\$changeStreamSplitLargeEvent"):
+        config = ChangeStreamConfig(pipeline=() if is_apart else splits)
+        watcher = Watcher(CLOSED, "shop", store=tmp_path / "tokens.db", config=config)
+        watcher.on("insert", collection="orders")(handle)
+        if is_apart:
+            watcher.watch("orders", pipeline=splits)
+        watcher.start()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("start_at", "mend"),
     [
