@@ -38,7 +38,8 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     Reconnects by itself and goes on after the last event that was read: nothing is repeated, nothing left out. Adds no
     stage of its own to the pipeline. The cursor is opened by ``with``, or by the first ``next()`` or :meth:`try_next`.
     It always starts with ``startAfter``, never with ``resumeAfter``, so that a token of an invalidate event works too.
-    In a child of the process that opened it, it is closed. One greenlet or thread iterates; :meth:`close` and ``ack()`` may come from any.
+    One greenlet or thread iterates; :meth:`close` and ``ack()`` may come from any. In a child of the process that
+    opened it, it is closed.
 
     :param source: what to watch.
     :param config: a :class:`ChangeStreamConfig`; its ``resume_token`` says where to start, None is now.
