@@ -14,6 +14,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Literal
 
@@ -24,13 +25,14 @@ from greenlet import greenlet
 from .errors import HandlerError
 from .forks import Haltable
 from .gauge import Gauge
-from .hub import Calls, Flag, GivenUp, native_ident, wait_for_any
+from .hub import Call, Calls, Flag, GivenUp, native_ident, wait_for_any
 from .lease import Lease
 from .opening import Opening
 from .pipe import Pipe
 from .plan import Plan
 from .saver import Saver
 from .settings import Settings
+from .summary import summed_up
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ CLOSING = 1.0
 #: for the last save and the closing.
 REACTION = 0.5
 GRACE = 1.0
+#: Seconds that a store gets when somebody is in a hurry.
+HASTE = 0.2
 #: Seconds that running handlers get after a failure; after ``stop()`` it is the caller who says.
 STOPPING = 10.0
 
@@ -61,7 +65,8 @@ class Life:
         self._plans = plans
         self._calls = Calls()
         self._opening: Opening | None = None
-        self._lease: Lease | None = None
+        self.stop = Flag()
+        self._lease = Lease(settings.store, settings.name, self.stop)
         self._saver: Saver | None = None
         self._pipes: list[Pipe] = []
         self._told: list[greenlet] = []
@@ -78,7 +83,6 @@ class Life:
         self.settled = Flag()
         self.left = Flag()
         self.ended = Flag()
-        self.stop = Flag()
         self.hurry = Flag()
 
     def run(self) -> None:
@@ -88,8 +92,6 @@ class Life:
         try:
             self._begin()
             self.stop.wait()
-        except GivenUp:
-            pass
         except BaseException as error:
             self.fail(error)
         finally:
@@ -107,8 +109,8 @@ class Life:
         self.ended.set()
 
     def fail(self, error: BaseException) -> None:
-        """End with an error; the first one counts, and it is logged once."""
-        if self._is_inert or self.error is not None or self.ended.is_set():
+        """End with an error; the first one counts, and it is logged once. To be given up is none."""
+        if self._is_inert or self.error is not None or self.ended.is_set() or isinstance(error, GivenUp):
             return
         if isinstance(error, gevent.GreenletExit):
             error = HandlerError("a greenlet of the watcher was killed by somebody else", event=None)
@@ -149,10 +151,9 @@ class Life:
         self._is_inert = True
         self.left.set()
         self.state = "stopped"
-        here = gevent.getcurrent()
         for each in [*self._told, *self._killable, *self._lanes()]:
             # Not the current one: a handler may fork, and its child must go on.
-            if each is not here and isinstance(each, Haltable):
+            if each is not gevent.getcurrent() and isinstance(each, Haltable):
                 each.halt()
         for pipe in self._pipes:
             pipe.forget(everything=True)
@@ -163,16 +164,7 @@ class Life:
 
     def stats(self) -> dict[str, Any]:
         """Sum up what the streams say."""
-        streams = {pipe.scope: self._stream_stats(pipe) for pipe in list(self._pipes)}
-        summed = ("received", "handled", "failed", "retried", "dead_lettered", "reconnects", "in_flight")
-        sums = {name: sum(stream[name] for stream in streams.values()) for name in summed}
-        total: dict[str, Any] = {"state": self.state, **sums}
-        lags = [stream["lag"] for stream in streams.values()]
-        headrooms = [stream["headroom"] for stream in streams.values()]
-        total["lag"] = max(lags) if lags and None not in lags else None
-        total["headroom"] = min(headrooms) if headrooms and None not in headrooms else None
-        total["streams"] = streams
-        return total
+        return summed_up(self.state, {pipe.scope: self._stream_stats(pipe) for pipe in list(self._pipes)})
 
     def _lanes(self) -> list[greenlet]:
         live = [lane.greenlet for pipe in self._pipes for lane in pipe.lanes.live]
@@ -185,19 +177,18 @@ class Life:
         return stats
 
     def _status(self) -> Mapping[str, Any]:
-        if self._is_inert:
-            # A hook forked: the child's rows are old.
-            raise GivenUp("a child saves nothing")
         own = {"name": self._settings.name, "host": socket.gethostname(), "pid": os.getpid(), "since": self._since}
+        told = self._settings.hooks.status()
+        if self._is_inert:  # A hook forked: the child's rows are old.
+            raise GivenUp("a child saves nothing")
         # What hooks say first, so that none of them can make the row lie.
-        return {**self._settings.hooks.status(), **own, **self.stats(), **self._last_words}
+        return {**told, **own, **self.stats(), **self._last_words}
 
     # The way up.
 
     def _begin(self) -> None:
         settings = self._settings
-        settings.store.open()
-        self._lease = Lease(settings.store, settings.name, self.stop)
+        self._unless_hurried(settings.store.open)
         if not self._lease.take():
             self._lease.stand_by()
             self._settle("standby")
@@ -208,22 +199,20 @@ class Life:
         self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop, self.left)
         # Told to the saver only when all are open, so that the first positions are saved together.
         self._pipes.extend(self._opening.pipes())
-        self._saver.save(at_once=True)
+        self._save()
         for pipe in self._pipes:
             self._told.extend((self._spawn(pipe.read), self._spawn(pipe.feed)))
         self._gauge = Gauge(self._calls, self._opening.find_oldest, self.stop)
         self._killable.append(self._spawn(self._gauge.run))
         self._settle("running")
         # So that who asks the store is told at once, too.
-        self._saver.save(at_once=True)
+        self._save()
 
     def _settle(self, state: State) -> None:
         if self.stop.is_set():
             raise GivenUp("stopped while starting")
         self.state = state
         self.settled.set()
-
-    # While it runs.
 
     def _spawn(self, function: Callable[[], None]) -> greenlet:
         def guarded() -> None:
@@ -249,7 +238,7 @@ class Life:
         if self.state == "running":
             self.state = "stopping"
         steps = self._let_lanes_end, self._name_unfinished, self._let_others_end, self._save_at_last, self._close
-        for step in (*steps, self._give_back, self._settings.store.close):
+        for step in (*steps, self._lease.give_back, self._settings.store.close):
             try:
                 step()
             except BaseException as error:
@@ -267,10 +256,6 @@ class Life:
             closing = [gevent.spawn(pipe.close, self.error) for pipe in self._opening.opened]
             gevent.joinall(closing, timeout=CLOSING)
             self._opening.close(CLOSING)
-
-    def _give_back(self) -> None:
-        if self._lease is not None:
-            self._lease.give_back()
 
     def _let_lanes_end(self) -> None:
         deadline = monotonic() + STOPPING if self.deadline is None else self.deadline
@@ -293,8 +278,23 @@ class Life:
         return [f"{name} with {event!r}" for pipe in self._pipes for name, event in pipe.lanes.unfinished()]
 
     def _save_at_last(self) -> None:
-        if self._saver is None:
-            return
         end = self.error
         self._last_words = {"state": "stopped"} if end is None else {"state": "failed", "error": repr(end)}
-        self._saver.save(at_once=True)
+        self._save()
+
+    def _save(self) -> None:
+        if self._saver is not None:
+            self._unless_hurried(partial(self._saver.save, at_once=True))
+
+    def _unless_hurried(self, function: Callable[[], None]) -> None:
+        """Do what may wait long for a store, and give it up when somebody is in a hurry."""
+        work = Call(function)
+        worker = Haltable.spawn(work)
+        # A hook that is called there and stops the watcher must not wait for the end.
+        self._told.append(worker)
+        wait_for_any((work.done, self.hurry))
+        is_done = work.done.wait(HASTE)
+        worker.kill()
+        if not is_done:
+            raise GivenUp("in a hurry")
+        work.result()

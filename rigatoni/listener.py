@@ -138,6 +138,8 @@ class ChangeStreamListener(Iterator[AckableEvent]):
     def forked(self) -> None:
         """Become inert: called in a forked child, where the parent's cursor and its tokens are none of its business."""
         if self._stream is not None:
+            # Another thread may have held it, which is not there in the child.
+            self._bookkeeping = threading.RLock()
             self._is_closed = True
             self._stop.set()
 

@@ -23,6 +23,9 @@ class Stoppable(Protocol):
     def stop(self, timeout: float) -> bool:
         """End within so many seconds."""
 
+    def hasten(self) -> None:
+        """Wait for nothing any more."""
+
 
 def stop_at_exit(thing: Stoppable) -> None:
     """Stop something when the program ends; nothing is kept alive by it.
@@ -45,7 +48,9 @@ def _stop_all() -> None:
     while others := [each for each in threading.enumerate() if not each.daemon and each not in (here, main)]:
         others[0].join()
     for thing in list(_stopped_at_exit):
-        thing.stop(EXITING)
+        if not thing.stop(EXITING):
+            thing.hasten()
+            thing.stop(EXITING)
 
 
 @contextmanager

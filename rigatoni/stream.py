@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from bson import Timestamp, json_util
@@ -58,7 +59,6 @@ class Stream:
     :param on_history_lost: "stop", "now" or "earliest".
     :param on_oversize: "stub" or "stop".
     :param most: events asked for at most, whatever the configuration says.
-    :ivar at: what was read, up to here.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Stream:
         self.at: Position | None = None
         self._floor: Position | None = None
         self._lost: Position | None = None
-        self._earliest_attempts = 0
+        self._earliest_attempts = self._hang_ups = 0
         self._is_unheard = False
-        self._hang_ups = 0
-        self._open_again = reconnecting(self._opened, config, stop, self._reconnecting, is_first=True)
-        self._pull_again = reconnecting(self._pulled, config, stop, self._reconnecting)
+        opening, pulling = partial(self._rescuing, self._open_checked), partial(self._rescuing, self._pull)
+        self._open_again = reconnecting(opening, config, stop, self._reconnecting, is_first=True)
+        self._pull_again = reconnecting(pulling, config, stop, self._reconnecting)
         self.fingerprint = _fingerprint(cursor, config)
         self.scope = scope
         self.state = "reconnecting"
@@ -122,10 +122,15 @@ class Stream:
     def pull(self) -> Reply:
         """Wait for one reply, empty or not; reconnect as often as the configuration allows.
 
-        :raises StreamError: when the stream is at its end.
-        :raises GivenUp: when it is told to stop.
+        :raises StreamError: when the stream is at its end; or GivenUp when it is told to stop.
         """
-        return self._pull_again()
+        try:
+            return self._pull_again()
+        except BaseException as error:
+            if not isinstance(error, (StreamError, GivenUp)):
+                # Interrupted, so that nobody knows whether this cursor has given a reply that was not taken note of.
+                self._cursor.kill()
+            raise
 
     def sized(self, count: int, size: int) -> None:
         """Learn the size of events, for the length of the next reply."""
@@ -143,12 +148,6 @@ class Stream:
         if killing is not None:
             killing.done.wait(CLOSING)
         self._hooks.closed(self.scope, error)
-
-    def _opened(self) -> Position:
-        return self._rescuing(self._open_checked)
-
-    def _pulled(self) -> Reply:
-        return self._rescuing(self._pull)
 
     def _rescuing(self, step: Callable[[], T]) -> T:
         while True:

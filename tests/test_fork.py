@@ -350,6 +350,34 @@ with ChangeStreamListener(orders, config, on_token=lambda token: say(told=os.get
 """
 )
 
+FORK_WHILE_A_TOKEN_IS_KEPT = (
+    SAYS_WHAT_IT_SENDS
+    + """
+import threading
+from rigatoni import ChangeStreamListener
+
+kept, free = threading.Event(), threading.Event()
+
+
+def keep(token):
+    kept.set()
+    free.wait()
+
+
+listener = ChangeStreamListener(client[given["database"]].orders, on_token=keep)
+threading.Thread(target=list, args=(listener,), daemon=True).start()
+kept.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(3)
+    say(token=listener.resume_token)
+    os._exit(0)
+say(ended=wait_for_child(child))
+free.set()
+listener.close()
+"""
+)
+
 LISTEN_IN_THE_CHILD = (
     SAYS_WHAT_IT_SENDS
     + """
@@ -595,6 +623,15 @@ def test_a_listener_that_was_open_at_the_fork_is_closed_in_the_child_and_goes_on
         assert handled_by(program, program.pid) == [1, 2, 3, 4, 5]
         assert {*program.said("told"), *program.said("sender")} == {program.pid}
         assert program.said("sent").count("aggregate") == 1
+
+
+@BOTH
+def test_a_child_does_not_wait_for_the_thread_that_kept_a_listeners_token_in_the_parent(
+    given: Any, tmp_path: Path, patched: bool
+) -> None:
+    with Program(FORK_WHILE_A_TOKEN_IS_KEPT, tmp_path, patched=patched, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("ended") == [0] and program.said("token")
 
 
 @BOTH

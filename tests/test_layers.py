@@ -25,6 +25,7 @@ HOUSE: list[dict[str, str]] = [
         "errors": "codes",
         "events": "",
         "position": "",
+        "summary": "",
         "watermark": "",
         "hooks": "events",
     },
