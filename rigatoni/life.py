@@ -148,9 +148,8 @@ class Life:
 
     def make_inert(self) -> None:
         """Become harmless in a forked child: nothing is sent, saved or acknowledged there."""
-        self._is_inert = True
+        self._is_inert, self.state = True, "stopped"
         self.left.set()
-        self.state = "stopped"
         for each in [*self._told, *self._killable, *self._lanes()]:
             # Not the current one: a handler may fork, and its child must go on.
             if each is not gevent.getcurrent() and isinstance(each, Haltable):
@@ -295,6 +294,7 @@ class Life:
         wait_for_any((work.done, self.hurry))
         is_done = work.done.wait(HASTE)
         worker.kill()
+        self._told.remove(worker)
         if not is_done:
             raise GivenUp("in a hurry")
         work.result()

@@ -73,7 +73,9 @@ def test_a_signal_handler_of_the_programs_own_may_stop_the_watcher_that_it_waits
         program.wait_said("ready")
         program.signal(signal.SIGTERM)
         assert program.end(20) == 0, program.complaints
-        assert program.lines[1:] == [{"stopped": False}, {"joined": True, "state": "stopped"}]
+        assert {"joined": True, "state": "stopped"} in program.lines
+        # False at once in a hub, which may not wait; True where another greenlet was at its turn.
+        assert program.said("stopped") in ([False], [True])
 
 
 @BOTH
