@@ -52,7 +52,8 @@ class _Backoff:
 class ChangeStreamConfig(_Backoff):
     """Say how a change stream is opened and reopened. What is passed in is copied; times are float seconds.
 
-    :param pipeline: stages behind ``$changeStream``; they must leave ``_id`` alone.
+    :param pipeline: stages behind ``$changeStream``; they must leave ``_id`` alone. A Watcher refuses
+        ``$changeStreamSplitLargeEvent``, for its handlers take whole events.
     :param full_document: "updateLookup", "whenAvailable", "required" or "default"; None: updates come without it.
     :param full_document_before_change: "off", "whenAvailable" or "required"; None is "off".
     :param show_expanded_events: also create, createIndexes and the like; default False.

@@ -134,6 +134,8 @@ class Life:
         wait_for_any((self.ended, self.hurry), None if self._is_inert else timeout)
         if self.ended.is_set() or (self.left.wait(REACTION) and self.ended.wait(GRACE)):
             return True
+        # Nothing follows a handler that still blocks the watcher's thread.
+        self.left.set()
         held = "; ".join(self._running_handlers()) or f"saving into {self._settings.store.location}, and closing"
         logger.warning("watcher %r has not ended in time, it is held by: %s", self._settings.name, held)
         return False
@@ -166,8 +168,7 @@ class Life:
         return summed_up(self.state, {pipe.scope: self._stream_stats(pipe) for pipe in list(self._pipes)})
 
     def _lanes(self) -> list[greenlet]:
-        live = [lane.greenlet for pipe in self._pipes for lane in pipe.lanes.live]
-        return [each for each in live if each is not None]
+        return [lane.greenlet for pipe in self._pipes for lane in pipe.lanes.live if lane.greenlet is not None]
 
     def _stream_stats(self, pipe: Pipe) -> dict[str, Any]:
         stats = pipe.stats()
@@ -246,8 +247,7 @@ class Life:
                 return
 
     def _let_others_end(self) -> None:
-        others = [each for each in self._told if each is not gevent.getcurrent()]
-        gevent.joinall([*others, *self._killable], timeout=CLOSING)
+        gevent.joinall([each for each in (*self._told, *self._killable) if each is not gevent.getcurrent()], CLOSING)
         gevent.killall(self._killable)
 
     def _close(self) -> None:
@@ -293,7 +293,7 @@ class Life:
         self._told.append(worker)
         wait_for_any((work.done, self.hurry))
         is_done = work.done.wait(HASTE)
-        worker.kill()
+        worker.kill(timeout=HASTE)
         self._told.remove(worker)
         if not is_done:
             raise GivenUp("in a hurry")

@@ -72,8 +72,8 @@ class ChangeStreamListener(Iterator[AckableEvent]):
         self._token = self._reported = self._config.resume_token
         self._is_dead = False
         self._is_closed = False
-        inert_after_fork(self)
         self._reason = ""
+        inert_after_fork(self)
 
     @property
     def state(self) -> Literal["active", "reconnecting", "closed"]:

@@ -52,24 +52,12 @@ class Reply:
     :param floor: events at or before this position were read before and are left out.
     """
 
-    __slots__ = (
-        "cluster_time",
-        "cursor",
-        "cursor_id",
-        "end",
-        "floor",
-        "is_empty",
-        "operation_time",
-        "_batch",
-        "_codec",
-        "_cuts",
-    )
+    __slots__ = "cursor cursor_id end floor is_empty operation_time _batch _codec _cuts _heard".split()
 
     def __init__(self, document: RawBSONDocument, codec: Codec, floor: Position | None = None) -> None:
         self.cursor = bytes(document["cursor"].raw)
         self.operation_time: Timestamp | None = document.get("operationTime")
-        #: The latest that the server has heard of, which a member that lags behind has not reached itself.
-        self.cluster_time: Timestamp | None = document.get("$clusterTime", {}).get("clusterTime")
+        self._heard: Mapping[str, Any] = document.get("$clusterTime", {})
         self.floor = floor
         self._codec = codec
         self._cuts: list[tuple[int, int, int]] | None = None
@@ -82,6 +70,11 @@ class Reply:
         if "postBatchResumeToken" in fields:
             start = fields["postBatchResumeToken"]
             self.end = bson.decode(self.cursor[start : start + _int32(self.cursor, start)[0]])
+
+    @property
+    def cluster_time(self) -> Timestamp | None:
+        """Return the latest time that the server has heard of; a member that lags behind has not reached it itself."""
+        return self._heard.get("clusterTime")
 
     def size(self) -> tuple[int, int]:
         """Return how many events there are and their bytes of BSON, without decoding them."""

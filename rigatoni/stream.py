@@ -38,11 +38,6 @@ PROMPT = 1.0
 CLOSING = 0.1
 #: The oplog may lose its oldest entry between the question for it and the start from it.
 EARLIEST_ATTEMPTS = 5
-#: How it is told that the server does not find the token, by whether that may be because it is another cluster.
-_NOT_FOUND = {
-    False: (logging.INFO, "stream %r: its filter no longer lets its token through; going on by cluster time"),
-    True: (logging.WARNING, "stream %r: this is another cluster, or its filter has changed; going on by cluster time"),
-}
 #: Replies that are read again at most to find the event that was too large.
 SEARCHED = 10
 
@@ -122,7 +117,8 @@ class Stream:
     def pull(self) -> Reply:
         """Wait for one reply, empty or not; reconnect as often as the configuration allows.
 
-        :raises StreamError: when the stream is at its end; or GivenUp when it is told to stop.
+        :raises StreamError: when the stream is at its end.
+        :raises GivenUp: when it is told to stop.
         """
         try:
             return self._pull_again()
@@ -208,7 +204,10 @@ class Stream:
         if is_token_not_found(error) and at is not None and at.token is not None:
             # Without an id of the set nobody knows; see Cluster.identity.
             is_doubtful = at.fingerprint == self.fingerprint and not self._cluster.partition("/")[2]
-            logger.log(*_NOT_FOUND[is_doubtful], self.scope)
+            level = logging.WARNING if is_doubtful else logging.INFO
+            why = "this is another cluster, or its" if is_doubtful else "its"
+            told = "stream %r: %s filter no longer lets its token through; going on by cluster time"
+            logger.log(level, told, self.scope, why)
             # What was read before an earlier rescue stays read, also when this one comes before it has passed that.
             self._floor = at if self._floor is None else self._floor.later(at)
             self.at = Position(None, at.cluster_time, at.fingerprint, at.cluster)

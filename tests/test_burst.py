@@ -54,6 +54,11 @@ watcher.join()
 """
 
 
+@pytest.fixture
+def given(database: Any, mongodb_replica_set: Any, store_path: str) -> dict[str, str]:
+    return {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
+
+
 def insert(database: Any, count: int, padding: int) -> None:
     for first in range(0, count, 5000):
         numbers = range(first, min(first + 5000, count))
@@ -73,9 +78,8 @@ def wait_until_held(program: Program, at_least: int) -> dict[str, Any]:
 
 @BOTH
 def test_of_large_events_no_more_are_in_flight_than_16_mib(
-    patched: bool, database: Any, mongodb_replica_set: Any, store_path: str, tmp_path: Path
+    patched: bool, database: Any, given: dict[str, str], tmp_path: Path
 ) -> None:
-    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
     with Program(SLOW, tmp_path, patched=patched, **given) as program:
         program.wait_said("state")
         insert(database, 4000, padding=10_000)
@@ -91,9 +95,8 @@ def test_of_large_events_no_more_are_in_flight_than_16_mib(
 @pytest.mark.faults
 @BOTH
 def test_a_burst_on_a_slow_handler_is_handled_in_order_within_bounded_memory(
-    patched: bool, database: Any, mongodb_replica_set: Any, store_path: str, tmp_path: Path
+    patched: bool, database: Any, given: dict[str, str], tmp_path: Path
 ) -> None:
-    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
     with Program(SLOW, tmp_path, patched=patched, **given) as program:
         before = program.wait_said("before")
         insert(database, EVENTS, PADDING)

@@ -411,6 +411,16 @@ def handled_by(program: Program, pid: int) -> list[Any]:
     return [line["handled"] for line in program.lines if line.get("by") == pid]
 
 
+def assert_only_last_is_left(make: Make, database: Any) -> None:
+    """Start again where the program was, and find that nothing is repeated."""
+    watcher = make()
+    seen = collecting(watcher, "insert")
+    watcher.start()
+    database.orders.insert_one({"_id": "last"})
+    wait_until(lambda: seen)
+    assert seen == ["last"]
+
+
 def assert_inert(program: Program, child: int) -> None:
     """Hold what a child said to what a child may do."""
     assert program.said("child") == [child]
@@ -514,12 +524,7 @@ def test_a_handler_may_fork_and_its_child_goes_on_while_the_parent_handles_the_e
         program.signal(15)
         assert program.end() == 0, program.complaints
         assert program.said("over")[-1] == program.pid
-    watcher = make()
-    seen = collecting(watcher, "insert")
-    watcher.start()
-    database.orders.insert_one({"_id": "last"})
-    wait_until(lambda: seen)
-    assert seen == ["last"]
+    assert_only_last_is_left(make, database)
 
 
 @BOTH
@@ -603,13 +608,8 @@ def test_when_a_hook_forks_for_the_status_the_child_saves_nothing(
         (tmp_path / "stop").touch()
         assert program.end() == 0, program.complaints
         assert program.said("stopped") == [True] and program.said("ended") == [0]
-    watcher = make()
-    assert watcher.store.status("default")["pid"] == program.pid
-    seen = collecting(watcher, "insert")
-    watcher.start()
-    database.orders.insert_one({"_id": "last"})
-    wait_until(lambda: seen)
-    assert seen == ["last"]
+    assert make().store.status("default")["pid"] == program.pid
+    assert_only_last_is_left(make, database)
 
 
 @BOTH

@@ -194,7 +194,7 @@ def test_a_namesake_that_nobody_may_tell_apart_is_warned_of(store_path: str, cap
         other = elsewhere.watcher()
         collecting(other)
         with other:
-            told = "this is another cluster, or its filter has changed"
+            told = "this is another cluster, or its filter no longer lets"
             # It hears of it when its oplog has come to the token's time.
             wait_until(lambda: elsewhere.write("orders") and told in "".join(messages(caplog, logging.WARNING)))
 

@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from conftest import wait_until
-from programs import Program
+from programs import BOTH, Program
 from watchers import Make, collecting, messages, watchers
 
 from rigatoni import ChangeStreamConfig, MemoryStore, Position, RetryPolicy
@@ -168,18 +168,19 @@ def test_a_stop_lets_a_save_that_is_under_way_come_to_its_end(make: Make) -> Non
 
 
 OVERRUN = """
-import gevent
-from gevent.event import Event
+import gevent, threading
 from rigatoni import RetryPolicy, Watcher
 
 policy = RetryPolicy(max_attempts=1)
 watcher = Watcher(given["uri"], given["database"], store=given["store"], retry=policy)
-free, greenlets = Event(), []
+began, free, greenlets = threading.Event(), threading.Event(), []
 
 
 @watcher.on("insert")
 def overrun(event):
     greenlets.append(gevent.getcurrent())
+    began.set()
+    # Where the process is not patched, the watcher's whole thread waits.
     free.wait()
     say(overran=True)
     if given["raises"]:
@@ -192,24 +193,29 @@ def come_next(event):
 
 
 say(state=watcher.start())
-while not greenlets:
-    gevent.sleep(0.01)
+began.wait()
 say(stopped=watcher.stop(0.1), state=watcher.state)
 free.set()
-greenlets[0].join()
+if given["is_patched"]:
+    greenlets[0].join()
+watcher.join()
 """
 
 
+@BOTH
 @pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
 def test_nothing_follows_a_handler_that_a_stop_has_left_behind(
-    database: Any, make: Make, mongodb_replica_set: Any, store_path: str, tmp_path: Path, raises: bool
+    database: Any, make: Make, mongodb_replica_set: Any, store_path: str, tmp_path: Path, raises: bool, patched: bool
 ) -> None:
-    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
-    with Program(OVERRUN, tmp_path, patched=True, raises=raises, **given) as program:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path, "is_patched": patched}
+    with Program(OVERRUN, tmp_path, patched=patched, raises=raises, **given) as program:
         program.wait_said("state")
         database.orders.insert_one({"_id": 1})
         assert program.end() == 0, program.complaints
-        assert program.lines[1:] == [{"stopped": False, "state": "stopped"}, {"overran": True}]
+        assert program.lines[1:] == [
+            {"stopped": False, "state": "stopped" if patched else "running"},
+            {"overran": True},
+        ]
     watcher = make(store=store_path)
     seen = collecting(watcher, "insert")
     watcher.start()
