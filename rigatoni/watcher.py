@@ -66,7 +66,7 @@ class Watcher(Declaration):
 
     _life: Life | None = None
     _parent: int | None = None
-    _is_told = False
+    _signals = 0
 
     def __init__(
         self,
@@ -153,8 +153,9 @@ class Watcher(Declaration):
         """
         with self._starting:
             life = self._prepare()
-        if self._is_told:
-            life.stop.set()
+        # Those that came before there was a life, or when there was only that of an earlier run.
+        for flag in (life.stop, life.hurry)[: self._signals]:
+            flag.set()
         try:
             live(life.run, f"rigatoni {self.name}", life.over)
         except RuntimeError:
@@ -216,14 +217,14 @@ class Watcher(Declaration):
         In the main thread it sets handlers for the two signals and restores the former ones at its end; a second signal
         does not wait for running handlers. Other greenlets go on.
         """
-        self._is_told = False
+        self._signals = 0
         try:
             with told_by_signals(self._tell):
                 self.start()
                 if self._life is not None:
                     self._life.wait()
         finally:
-            self._is_told = False
+            self._signals = 0
         if self.error is not None:
             raise self.error
 
@@ -277,8 +278,7 @@ class Watcher(Declaration):
         self._life, self._parent, self._frozen, self._starting = None, None, False, threading.Lock()
 
     def _tell(self) -> None:
-        # It can come before there is a life, or when there is only that of an earlier run.
-        self._is_told, life = True, self._life
+        self._signals, life = self._signals + 1, self._life
         if life is not None:
             (life.hurry if life.stop.is_set() else life.stop).set()
 

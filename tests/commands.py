@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class Running:
     def wait_for_error_line(self, text: str) -> None:
         wait_until(lambda: text in self.err or self.process.poll() is not None)
         assert text in self.err
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait for a condition; fail with what the command said when that does not come, or the command ends before."""
+        try:
+            wait_until(lambda: condition() or self.process.poll() is not None)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it says:\n{self.out}\n{self.err}") from None
+        assert condition(), f"it ended with {self.process.returncode}:\n{self.out}\n{self.err}"
 
     def end(self, number: int | None = None) -> int:
         if number is not None:

@@ -137,7 +137,7 @@ def test_without_a_mongod_it_says_where_to_get_one(temporary: Path) -> None:
 def test_an_interrupted_demo_leaves_nothing_behind(number: int, moment: str, tmp_path: Path, temporary: Path) -> None:
     with running(tmp_path, "demo", TMPDIR=str(temporary)) as demo:
         # The guardian's folder is the first thing that there is.
-        wait_until(lambda: moment in demo.out and any(temporary.iterdir()))
+        demo.wait_for(lambda: moment in demo.out and any(temporary.iterdir()))
         code = demo.end(number)
 
     assert (code, demo.err) == (130, "")
