@@ -59,11 +59,18 @@ class Running:
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait for a condition; fail with what the command said when that does not come, or the command ends before."""
+
+        def stands_or_ended() -> bool:
+            ended = self.process.poll()
+            if condition():
+                return True
+            assert ended is None, f"it ended with {ended}"
+            return False
+
         try:
-            wait_until(lambda: condition() or self.process.poll() is not None)
+            wait_until(stands_or_ended)
         except AssertionError as error:
             raise AssertionError(f"{error}; it says:\n{self.out}\n{self.err}") from None
-        assert condition(), f"it ended with {self.process.returncode}:\n{self.out}\n{self.err}"
 
     def end(self, number: int | None = None) -> int:
         if number is not None:

@@ -136,8 +136,8 @@ def test_without_a_mongod_it_says_where_to_get_one(temporary: Path) -> None:
 @pytest.mark.parametrize("moment", ["", "throw-away mongod", "A writer", "kill -9"])
 def test_an_interrupted_demo_leaves_nothing_behind(number: int, moment: str, tmp_path: Path, temporary: Path) -> None:
     with running(tmp_path, "demo", TMPDIR=str(temporary)) as demo:
-        # The guardian's folder is the first thing that there is.
-        demo.wait_for(lambda: moment in demo.out and any(temporary.iterdir()))
+        # The guardian's folder is the first thing that there is, but for a file by which Python tries the place.
+        demo.wait_for(lambda: moment in demo.out and any(path.is_dir() for path in temporary.iterdir()))
         code = demo.end(number)
 
     assert (code, demo.err) == (130, "")
