@@ -27,6 +27,7 @@ from pymongo import errors as driver
 from . import codes
 
 _ID_MODIFIED = "modified by the pipeline"
+_CANCELLED = "operation cancelled"  # by the driver's monitor, which closes every connection to a silent server
 _NOT_READY = "Sessions are not supported"
 _NOT_FOUND = "resume token was not found"
 _NO_IMAGE = "-image was not found "  # "for event: ", with its operation, collection and time, and no values
@@ -203,6 +204,7 @@ class _Failure:
         if isinstance(exc, (driver.ConnectionFailure, driver.ProtocolError)):
             # Hosts and reasons, no command; the description of the topology that follows says nothing more.
             reason = "" if self.code else ": " + _printable(self.text.partition(", Timeout:")[0])
+            reason = reason.replace(_CANCELLED, "it did not answer the driver's heartbeats")
             return self._broken(f"the server cannot be reached{reason}")
         if isinstance(exc, driver.InvalidOperation):
             return self._broken("the client was closed or misused: keep it open while watching", is_retryable=False)
@@ -213,9 +215,7 @@ class _Failure:
                 "pymongo refuses the URI, a name or an option: correct what the exception behind this one complains of"
             )
         if isinstance(exc, (InvalidDocument, InvalidStringData)):
-            return self._wrong(
-                "the pipeline or an option holds a value that BSON cannot: use the types of the bson package"
-            )
+            return self._wrong("the pipeline or an option holds what BSON cannot: use the types of the bson package")
         if isinstance(exc, BSONError):
             return ConversionError(f"what the server sent cannot be decoded: {self._told()}")
         return self._broken("an error that is unknown here; after a few attempts the stream stops", is_known=False)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from commands import rigatoni_ends, running
-from conftest import wait_until
 
 pytestmark = pytest.mark.usefixtures("mongodb_replica_set")
 
