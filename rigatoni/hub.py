@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 #: The identity of a native thread, also where monkey patching makes ``threading.get_ident`` tell greenlets apart.
 native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
 
-#: Seconds of a wait without end, after which it begins anew.
+#: Seconds after which a hub is woken in which somebody waits.
 LONG = 3600.0
+#: The same in an unpatched program's main thread. A signal that comes just as its hub falls asleep does not wake it,
+#: and nothing else does: the watcher has a hub of its own.
+WAKING = 0.5
 
 
 class GivenUp(Exception):
@@ -40,6 +43,10 @@ class GivenUp(Exception):
 def is_patched() -> bool:
     """Tell whether sockets of this process are gevent's."""
     return bool(monkey.is_module_patched("socket"))
+
+
+def _look_round() -> None:
+    """Do nothing: that it is called makes Python call the handlers of signals that have come."""
 
 
 class _Waiter:
@@ -53,9 +60,15 @@ class _Waiter:
         self._loop = gevent.get_hub().loop
 
     def wait(self, timeout: float | None) -> None:
-        # A timer either way: without one a hub that has nothing else to wait for thinks that nobody can ever wake it.
-        while not self._event.wait(LONG if timeout is None else timeout) and timeout is None:
-            pass
+        is_lonely = self._ident == threading.main_thread().ident and not is_patched()
+        # Without a timer a hub that has nothing else to wait for thinks that nobody can ever wake it.
+        pause = WAKING if is_lonely else LONG
+        timer = self._loop.timer(pause, pause)
+        timer.start(_look_round)
+        try:
+            self._event.wait(timeout)
+        finally:
+            timer.close()
 
     def wake(self) -> None:
         if native_ident() == self._ident:

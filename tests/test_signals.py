@@ -30,6 +30,20 @@ say(joined=watcher.join(), state=watcher.state)
 """
 )
 
+#: Once the main thread waits, another thread gets the signal: the main one is not woken by it, as it is not by one that
+#: comes just as it falls asleep.
+ASLEEP = (
+    WATCHER
+    + """
+gevent.spawn(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
+gevent.spawn_later(0.1, say, ready=True)
+%s
+say(state=watcher.state)
+"""
+)
+RUN = "watcher.run()"
+JOIN = "watcher.start(); signal.signal(signal.SIGTERM, lambda *_: watcher.stop()); watcher.join(%s)"
+
 AT_EACH_LINE = (
     WATCHER
     + """
@@ -76,6 +90,18 @@ def test_a_signal_handler_of_the_programs_own_may_stop_the_watcher_that_it_waits
         assert {"joined": True, "state": "stopped"} in program.lines
         # False at once in a hub, which may not wait; True where another greenlet was at its turn.
         assert program.said("stopped") in ([False], [True])
+
+
+@pytest.mark.parametrize("waits", [RUN, JOIN % "", JOIN % 600], ids=["run", "join", "join for some time"])
+def test_a_signal_that_comes_as_the_main_thread_falls_asleep_is_not_overslept(
+    given: Any, tmp_path: Path, waits: str
+) -> None:
+    with Program(ASLEEP % waits, tmp_path, **given) as program:
+        program.wait_said("ready")
+        # In its process all other threads are the watcher's, and wait for a server that has no news.
+        program.signal(signal.SIGTERM)
+        assert program.end(20) == 0, program.complaints
+        assert program.said("state") == ["stopped"]
 
 
 @BOTH
