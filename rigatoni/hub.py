@@ -97,8 +97,9 @@ class Flag:
     def set(self) -> None:
         """Set the flag and wake all who wait for it."""
         self._set = True
-        # A tuple, because the woken take themselves out while this loop runs.
-        for waiter in tuple(self._waiters):
+        # The woken take themselves out while this loop runs. Not a tuple, during whose making Python 3.10 and 3.11 may
+        # collect garbage, and another thread come and go.
+        for waiter in self._waiters.copy():
             waiter.wake()
 
     def clear(self) -> None:

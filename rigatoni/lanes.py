@@ -85,7 +85,7 @@ class Lanes:
 
     def flush(self) -> None:
         """Hand over what waits for its batch to fill."""
-        for lane in tuple(self.live):
+        for lane in self.live.copy():
             lane.is_due = True
             lane.arrived.set()
 
@@ -95,16 +95,16 @@ class Lanes:
 
     def forget(self, horizon: Place | None) -> None:
         """Give up what waits in lanes and batch buffers, as far as it comes after `horizon`; all of it without one."""
-        for lane in tuple(self.live):
+        for lane in self.live.copy():
             lane.forget(horizon)
-        for barrier in tuple(self._shared.barriers):
+        for barrier in self._shared.barriers.copy():
             if not barrier.is_open and (horizon is None or place(barrier) > horizon):
                 barrier.cancel()
 
     def unfinished(self) -> Iterator[tuple[str, ChangeEvent]]:
         """Name the handlers that are running, each with its event."""
         # Asked from other threads too, while lanes come and go.
-        for _, _, raw, route in filter(None, [lane.current for lane in tuple(self.live)]):
+        for _, _, raw, route in filter(None, [lane.current for lane in self.live.copy()]):
             yield " and ".join(handler.name for handler in route.handlers), ChangeEvent(raw)
 
     def _find_route(self, raw: Raw) -> tuple[Route, Any]:

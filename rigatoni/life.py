@@ -124,10 +124,10 @@ class Life:
             traceback.print_exc()  # A log handler's, which must not keep the watcher from its end.
 
     def is_inside(self) -> bool:
-        """Tell whether the caller is a hub or one of the watcher's own greenlets, which must not wait for its end."""
-        here, own = gevent.getcurrent(), {*self._lanes(), *self._told, *self._killable}
-        # A signal handler can be called in a hub, where nothing may wait.
-        return isinstance(here, Hub) or (native_ident() == self._ident and here in own)
+        """Tell whether the caller is a hub, as a signal handler's can be, or the watcher's own: they must not wait."""
+        here = gevent.getcurrent()
+        is_own = native_ident() == self._ident and here in {*self._lanes(), *self._told, *self._killable}
+        return isinstance(here, Hub) or is_own
 
     def has_ended(self, timeout: float) -> bool:
         """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""

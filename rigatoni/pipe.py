@@ -205,7 +205,7 @@ class Pipe:
             return max(0.0, now - stream.position(undone).cluster_time.time)
         if not self._caught_up:
             return max(0.0, now - reached.time)
-        has_more = self._is_putting or not all(reply.is_empty for reply in tuple(self._ahead))
+        has_more = self._is_putting or not all(reply.is_empty for reply in self._ahead.copy())
         is_heard = stream.state == "active" and not clock.is_late
         return 0.0 if is_heard and not has_more else max(clock.silence, monotonic() - self._reached_at)
 

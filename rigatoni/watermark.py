@@ -98,7 +98,7 @@ class Watermark:
 
         Changes nothing, so that it may be called from any thread.
         """
-        for batch in tuple(self._batches):
+        for batch in self._batches.copy():
             index = batch.done.find(0)
             if index >= 0:
                 return batch.tokens[index]

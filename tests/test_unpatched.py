@@ -132,6 +132,29 @@ say(state=watcher.start())
 #: https://github.com/python/cpython/issues/113964, mended in 3.12.2
 STARTS_NO_THREADS = (3, 12) <= sys.version_info < (3, 12, 2)
 
+ASKED = (
+    WATCH
+    + """
+handled = []
+
+
+@watcher.on("insert")
+def handle(event):
+    gevent.sleep(0)
+    handled.append(event.document_key["_id"])
+
+
+watcher.start()
+say(started=True)
+sys.setswitchinterval(1e-5)
+while len(handled) < given["count"]:
+    watcher.stats()
+    # What a stop asks first of all, and a watcher can be asked only once.
+    assert not watcher._life.is_inside()
+say(stopped=watcher.stop(), handled=len(handled))
+"""
+)
+
 LEFT_TO_A_THREAD = (
     WATCH
     + """
@@ -267,6 +290,18 @@ def test_a_program_may_end_without_a_stop(
         assert program.end() == 0, program.complaints
         assert program.said("state") == ["running"]
         assert STARTS_NO_THREADS or "Traceback" not in program.complaints
+
+
+def test_the_main_thread_may_ask_and_stop_while_lanes_come_and_go(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name, "count": 3000}
+    with Program(ASKED, tmp_path, options={"concurrency": 50}, **given) as program:
+        program.wait_said("started")
+        for _ in range(30):
+            database.orders.insert_many([{} for _ in range(100)])
+        assert program.end() == 0, program.complaints
+        assert program.said("stopped") == [True] and program.said("handled") == [3000]
 
 
 @pytest.mark.skipif(STARTS_NO_THREADS, reason="this version of Python starts no thread when the main one has ended")
