@@ -74,6 +74,13 @@ class StickyServer:
         return [chosen]
 
 
+class _Client(MongoClient[Any]):
+    """A client whose repr holds no option: that of pymongo 4.8 shows a session token, to tools that show variables."""
+
+    def __repr__(self) -> str:
+        return f"<MongoClient of {sorted(self.nodes)}>"
+
+
 def connect(uri: URI, name: str) -> Client:
     """Make the client for a watcher from a URI; nothing is sent yet.
 
@@ -90,11 +97,11 @@ def connect(uri: URI, name: str) -> Client:
     if "appname" not in said:
         options["appName"] = f"rigatoni {name}"
     try:
-        return MongoClient(uri.reveal(), server_selector=StickyServer(), **options)
+        return _Client(uri.reveal(), server_selector=StickyServer(), **options)
     except Exception as error:
         # Raised outside, because pymongo's text can hold the tail of a password that was not escaped, and its frames
         # hold all of it.
-        kind, cause = type(error).__name__, type(error.__cause__)
+        kind, cause = type(error).__name__, type(error.__cause__ or error.__context__)
         if isinstance(error, OSError) and error.filename:
             kind = f"{kind}: {error.filename!r}"
     # Of dnspython, which is a requirement of pymongo's and not ours.

@@ -123,7 +123,7 @@ def test_the_flask_application_runs_under_gunicorn_and_shows_its_page(
         wait_until_active(reader)
         shop.orders.insert_one({"item": "pasta"})
         wait_until(lambda: "shipping pasta" in server.err)
-        with urlopen(f"{url}/rigatoni", timeout=60) as page:
+        with urlopen(f"{url}/rigatoni/", timeout=60) as page:
             assert page.status == 200
 
 
