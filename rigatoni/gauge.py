@@ -49,4 +49,5 @@ class Gauge:
 
         :param since: the position's time, in seconds since the epoch.
         """
-        return None if self._oldest is None or since is None else max(0, since - self._oldest.time)
+        oldest = self._oldest
+        return None if oldest is None or since is None else max(0, since - oldest.time)

@@ -64,8 +64,8 @@ class _Waiter:
         # Without a timer a hub that has nothing else to wait for thinks that nobody can ever wake it.
         pause = WAKING if is_lonely else LONG
         timer = self._loop.timer(pause, pause)
-        timer.start(_look_round)
         try:
+            timer.start(_look_round)
             self._event.wait(timeout)
         finally:
             timer.close()
@@ -117,9 +117,9 @@ def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
     if any(flag._set for flag in flags):
         return True
     waiter = _Waiter()
-    for flag in flags:
-        flag._waiters.add(waiter)
     try:
+        for flag in flags:
+            flag._waiters.add(waiter)
         # Asked once more, because another thread may have set one before it knew of the waiter.
         if not any(flag._set for flag in flags):
             waiter.wait(timeout)

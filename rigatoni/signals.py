@@ -13,6 +13,8 @@ from typing import Any, Protocol
 EXITING = 1.0
 
 
+_NAME = "rigatoni exit"
+
 _stopped_at_exit: weakref.WeakSet[Any] = weakref.WeakSet()
 _stopper: threading.Thread | None = None
 
@@ -37,15 +39,16 @@ def stop_at_exit(thing: Stoppable) -> None:
     _stopped_at_exit.add(thing)
     # In a forked child it is not alive.
     if _stopper is None or not _stopper.is_alive():
-        _stopper = threading.Thread(target=_stop_all, name="rigatoni exit")
+        _stopper = threading.Thread(target=_stop_all, name=_NAME)
         _stopper.start()
 
 
 def _stop_all() -> None:
-    here, main = threading.current_thread(), threading.main_thread()
+    main = threading.main_thread()
     main.join()
-    # A program has not ended as long as one of its threads goes on, daemons apart.
-    while others := [each for each in threading.enumerate() if not each.daemon and each not in (here, main)]:
+    # A program has not ended as long as one of its threads goes on, daemons apart. Of those like this one there are two
+    # when two watchers were first started in the same moment: they must not wait for each other.
+    while others := [each for each in threading.enumerate() if not each.daemon and each.name != _NAME and each != main]:
         others[0].join()
     for thing in list(_stopped_at_exit):
         if not thing.stop(EXITING):

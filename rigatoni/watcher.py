@@ -157,7 +157,7 @@ class Watcher(Declaration):
         for flag in (life.stop, life.hurry)[: self._signals]:
             flag.set()
         try:
-            live(life.run, f"rigatoni {self.name}", life.over)
+            live(life.run, f"rigatoni {self.name}", lambda: self._over(life))
         except RuntimeError:
             # There are too many threads: nothing has begun.
             life.over()
@@ -203,12 +203,13 @@ class Watcher(Declaration):
         :param timeout: seconds; None waits for ever.
         :returns: False on timeout.
         """
-        if self._life is None or self._parent is not None:
+        life = self._life
+        if life is None or self._parent is not None:
             return True
-        if not self._life.ended.wait(timeout):
+        if not life.ended.wait(timeout):
             return False
-        if self._life.error is not None:
-            raise self._life.error
+        if life.error is not None:
+            raise life.error
         return True
 
     def run(self) -> None:
@@ -273,6 +274,11 @@ class Watcher(Declaration):
         inert_after_fork(self)
         self._life = Life(self._settings, made)
         return self._life
+
+    def _over(self, life: Life) -> None:
+        # The watcher's own, so that it exists as long as its life goes on, whoever refers to it: who forks, and the
+        # program's end, must find it.
+        life.over()
 
     def _begin_anew(self) -> None:
         self._life, self._parent, self._frozen, self._starting = None, None, False, threading.Lock()

@@ -64,6 +64,63 @@ say(over=True)
 """
 )
 
+FORK_OF_WHAT_NOBODY_KEEPS = (
+    WATCH.replace("watcher = Watcher", "made = lambda: Watcher")
+    + """
+import gc
+from rigatoni import SQLiteStore
+
+
+def watch():
+    watcher = made()
+
+    @watcher.on("insert")
+    def handle(event):
+        say(handled=event.document_key["_id"], by=os.getpid())
+
+    watcher.start()
+
+
+watch()
+gc.collect()
+wait_for("fork")
+child = os.fork()
+if child == 0:
+    # Cooperatively: whatever of the watcher went on here would be at its turn.
+    while not os.path.exists("end"):
+        gevent.sleep(0.01)
+    os._exit(0)
+say(forked=child)
+wait_for("end")
+say(ended=wait_for_child(child), status=SQLiteStore("tokens.db").status("default"))
+"""
+)
+
+FORK_OF_A_BUSY_MEMORY_STORE = """
+import threading
+from rigatoni import MemoryStore
+from rigatoni.stores import memory
+
+store, held = MemoryStore(), threading.Event()
+
+
+def work():
+    with memory._mutex:
+        held.set()
+        # Much longer than it takes to fork.
+        time.sleep(0.5)
+
+
+threading.Thread(target=work).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    store.save("shop", {})
+    os._exit(0 if store.load("shop") == {} else 1)
+say(ended=wait_for_child(child))
+"""
+
 FORK_BY_MULTIPROCESSING = (
     WATCH
     + """
@@ -641,3 +698,29 @@ def test_a_listener_that_was_not_open_yet_at_the_fork_serves_in_the_child(
     with Program(LISTEN_IN_THE_CHILD, tmp_path, patched=patched, **given) as program:
         assert program.wait_said("ended") == 0, program.complaints
         assert program.said("got") == [1]
+
+
+@BOTH
+def test_a_watcher_to_which_the_program_does_not_refer_is_inert_in_a_child_too(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path, patched: bool
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(FORK_OF_WHAT_NOBODY_KEEPS, tmp_path, patched=patched, **given) as program:
+        program.wait_said("started")
+        (tmp_path / "fork").touch()
+        program.wait_said("forked")
+        database.orders.insert_many([{"_id": number} for number in range(20)])
+        program.wait_for(lambda: len(program.said("handled")) == 20)
+        (tmp_path / "end").touch()
+        assert program.end() == 0, program.complaints
+        assert program.said("ended") == [0]
+        assert program.said("by") == [program.pid] * 20 and program.said("handled") == list(range(20))
+        (status,) = program.said("status")
+        assert (status["pid"], status["state"]) == (program.pid, "running")
+        assert "fails" not in program.complaints
+
+
+def test_a_memory_store_that_another_thread_uses_during_a_fork_works_in_the_child(tmp_path: Path) -> None:
+    with Program(FORK_OF_A_BUSY_MEMORY_STORE, tmp_path) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("ended") == [0]

@@ -12,6 +12,8 @@ from urllib.request import urlopen
 import pytest
 from programs import Program
 
+from rigatoni import SQLiteStore
+
 BOTH = pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
 
 WATCH = """
@@ -171,6 +173,54 @@ say(state=watcher.start())
 """
 )
 
+NOT_KEPT = (
+    WATCH
+    + """
+import gc
+from rigatoni import SQLiteStore
+
+
+def watch(name):
+    watcher = Watcher(given["uri"], given["database"], name=name, store="tokens.db")
+
+    @watcher.on("insert")
+    def handle(event):
+        say(began=True)
+        time.sleep(0.5)
+        say(returned=True)
+
+    watcher.start()
+
+
+del watcher
+watch("orders")
+gc.collect()
+say(started=True)
+while not os.path.exists("end"):
+    time.sleep(0.01)
+"""
+)
+
+TWO_EXIT_THREADS = """
+from rigatoni import signals
+
+
+class Stopped:
+    def __init__(self, name):
+        self.name = name
+
+    def stop(self, timeout):
+        say(stopped=self.name)
+        return True
+
+
+two = Stopped("one"), Stopped("other")
+signals.stop_at_exit(two[0])
+# As for whom it was not yet there: another thread that starts its first watcher in this moment.
+signals._stopper = None
+signals.stop_at_exit(two[1])
+"""
+
 NO_THREADS = (
     WATCH
     + """
@@ -302,6 +352,27 @@ def test_the_main_thread_may_ask_and_stop_while_lanes_come_and_go(
             database.orders.insert_many([{} for _ in range(100)])
         assert program.end() == 0, program.complaints
         assert program.said("stopped") == [True] and program.said("handled") == [3000]
+
+
+def test_a_watcher_to_which_the_program_does_not_refer_is_stopped_at_its_end(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(NOT_KEPT, tmp_path, **given) as program:
+        program.wait_said("started")
+        database.orders.insert_one({})
+        program.wait_said("began")
+        (tmp_path / "end").touch()
+        assert program.end() == 0, program.complaints
+        assert program.said("returned") == [True]
+    status = SQLiteStore(tmp_path / "tokens.db").status("orders")
+    assert status is not None and status["state"] == "stopped"
+
+
+def test_a_program_ends_whose_first_watchers_were_started_in_the_same_moment(tmp_path: Path) -> None:
+    with Program(TWO_EXIT_THREADS, tmp_path) as program:
+        assert program.end() == 0, program.complaints
+        assert {*program.said("stopped")} == {"one", "other"}
 
 
 @pytest.mark.skipif(STARTS_NO_THREADS, reason="this version of Python starts no thread when the main one has ended")

@@ -50,7 +50,9 @@ class Connections:
         # greenlet's.
         self._open: dict[tuple[int, int], tuple[Database, Any]] = {}
         self._identity: tuple[int, int] | None = None
-        _all.add(self)
+        with _opening:
+            # Not while another thread forks and goes through them.
+            _all.add(self)
         # A store that nobody closes closes itself: Python 3.13 warns of connections that it has to collect.
         weakref.finalize(self, _close, self._open).atexit = False
 

@@ -17,6 +17,11 @@ from ..position import Position
 from . import TokenStore
 from .encoding import decode, encode_event, encode_status, event_id, readable
 
+# Native, because the threads may have different hubs; never held across a switch of greenlets. Reentrant, because a
+# signal handler may fork at any time, and held meanwhile: a child has no other thread that would release it.
+_mutex = monkey.get_original("_thread", "RLock")()
+os.register_at_fork(before=_mutex.acquire, after_in_parent=_mutex.release, after_in_child=_mutex.release)
+
 
 class MemoryStore(TokenStore):
     """Keep everything in memory: what one process sees, and no other.
@@ -33,8 +38,6 @@ class MemoryStore(TokenStore):
         self._last_id = 0
         # By process: a child that was forked holds no lock.
         self._locked: dict[str, int] = {}
-        # A native lock, because the threads may have different hubs; never held across a switch of greenlets.
-        self._mutex = monkey.get_original("_thread", "allocate_lock")()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -46,11 +49,11 @@ class MemoryStore(TokenStore):
         pass
 
     def load(self, name: str) -> dict[str, Position]:
-        with self._mutex:
+        with _mutex:
             return dict(self._positions.get(name, {}))
 
     def names(self) -> list[str]:
-        with self._mutex:
+        with _mutex:
             return sorted(name for name in {*self._positions, *self._statuses, *self._letters} if self._keeps(name))
 
     def save(
@@ -59,7 +62,7 @@ class MemoryStore(TokenStore):
         now = time.time()
         kept = {scope: replace(position, saved_at=now) for scope, position in positions.items() if position is not None}
         text = None if status is None else encode_status({**status, "saved_at": now})
-        with self._mutex:
+        with _mutex:
             before = self._positions.get(name, {}).items()
             self._positions[name] = {scope: position for scope, position in before if scope not in positions} | kept
             if text is not None:
@@ -72,7 +75,7 @@ class MemoryStore(TokenStore):
     def bury(self, name: str, letter: DeadLetter) -> None:
         text = encode_event(letter.event)
         key = readable(letter.handler), event_id(letter.event, text)
-        with self._mutex:
+        with _mutex:
             letters = self._letters.setdefault(name, {})
             if key not in letters:
                 self._last_id += 1
@@ -81,11 +84,11 @@ class MemoryStore(TokenStore):
             letters[key] = DeadLetter(id, key[0], decode(text), error, traceback, letter.attempts, letter.buried_at)
 
     def letters(self, name: str) -> list[DeadLetter]:
-        with self._mutex:
+        with _mutex:
             return list(self._letters.get(name, {}).values())
 
     def discard(self, name: str, id: int) -> bool:
-        with self._mutex:
+        with _mutex:
             letters = self._letters.get(name, {})
             found = [key for key, letter in letters.items() if letter.id == id]
             for key in found:
@@ -93,7 +96,7 @@ class MemoryStore(TokenStore):
             return bool(found)
 
     def lock(self, name: str) -> bool:
-        with self._mutex:
+        with _mutex:
             if self._locked.get(name) == os.getpid():
                 raise ConfigurationError(
                     f"two watchers of the name {name!r} share one MemoryStore; give one of them another name= or store="
@@ -102,11 +105,11 @@ class MemoryStore(TokenStore):
             return True
 
     def unlock(self, name: str) -> None:
-        with self._mutex:
+        with _mutex:
             self._locked.pop(name, None)
 
     def holder(self, name: str) -> str | None:
-        with self._mutex:
+        with _mutex:
             process = self._locked.get(name)
         return None if process is None else f"pid {process} on {os.uname().nodename}"
 
