@@ -54,8 +54,7 @@ class Running:
         return self._err.read_text()
 
     def wait_for_error_line(self, text: str) -> None:
-        wait_until(lambda: text in self.err or self.process.poll() is not None)
-        assert text in self.err
+        self.wait_for(lambda: text in self.err)
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait for a condition; fail with what the command said when that does not come, or the command ends before."""
