@@ -19,7 +19,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.server_description import ServerDescription
 
 from .config import URI
-from .errors import ConfigurationError, StreamConnectionError, StreamError
+from .errors import ConfigurationError, StreamConnectionError, StreamError, is_history_lost
 from .position import Position
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,9 @@ OWN_OPTIONS: dict[str, Any] = {
 
 LOAD_BALANCED = "loadBalanced=true is not supported: getMore commands would reach servers that do not have the cursor"
 IMPATIENT = "a server without news, or one that searches its oplog, may be silent for longer"
+
+#: How often an oplog is read that loses its beginning meanwhile.
+_ATTEMPTS = 10
 
 
 class StickyServer:
@@ -193,10 +196,29 @@ class Cluster:
         return any(mine and theirs and mine != theirs for mine, theirs in pairs)
 
 
+def oplog_entry(client: Client, direction: int = 1) -> dict[str, Any] | None:
+    """Read the oldest entry of the oplog, or with -1 the latest: when it was written, and what a note among them says.
+
+    :raises PyMongoError: what the driver raises.
+    """
+    attempt = 1
+    while True:
+        try:
+            found: dict[str, Any] | None = client.local["oplog.rs"].find_one(
+                sort=[("$natural", direction)], projection={"ts": 1, "o.msg": 1}
+            )
+            return found
+        except OperationFailure as error:
+            # The oplog lost its beginning in the midst of the question (136): the next answer is as good.
+            if attempt == _ATTEMPTS or not is_history_lost(error):
+                raise
+            attempt += 1
+
+
 def oldest(client: Client) -> Timestamp:
     """Read the cluster time of the oldest change that the oplog still holds."""
     try:
-        entry = client.local["oplog.rs"].find_one(sort=[("$natural", 1)], projection={"ts": 1})
+        entry = oplog_entry(client)
     except PyMongoError as error:
         raise StreamError.from_pymongo(error) from error
     if entry is None:

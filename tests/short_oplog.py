@@ -9,6 +9,7 @@ from typing import Any
 from conftest import wait_until
 from pymongo import MongoClient
 
+from rigatoni.client import oplog_entry
 from rigatoni.mongod import ReplicaSet
 
 
@@ -21,7 +22,7 @@ def forgetful() -> Iterator[str]:
 
             def is_forgotten() -> bool:
                 client.shop.filling.insert_many([{"text": text} for _ in range(10)])
-                first = client.local["oplog.rs"].find_one(sort=[("$natural", 1)])
+                first = oplog_entry(client)
                 return first is not None and first.get("o", {}).get("msg") != "initiating set"
 
             wait_until(is_forgotten)

@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 from servers import Cursor, Fake, Real, Server
 from test_lost_history import Forgetful
 
+from rigatoni.client import oldest
 from rigatoni.mongod import ReplicaSet
 
 
@@ -79,9 +80,9 @@ def test_a_cursor_that_is_open_and_behind_is_overtaken(server: Any) -> None:
 def test_the_oldest_change_that_is_left_can_be_started_from(server: Any) -> None:
     fill(server, 1)
     server.forget()
-    oldest = server.client.local["oplog.rs"].find_one(sort=[("$natural", 1)], projection={"ts": 1})["ts"]
+    begin = oldest(server.client)
     fill(server, 2)
 
-    cursor = Cursor(server, "orders", {"$match": {"operationType": "insert"}}, startAtOperationTime=oldest)
+    cursor = Cursor(server, "orders", {"$match": {"operationType": "insert"}}, startAtOperationTime=begin)
 
     assert [event["documentKey"]["_id"] for event in cursor.rest()] == [2]

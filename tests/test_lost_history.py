@@ -27,6 +27,7 @@ from rigatoni import (
     SQLiteStore,
     Watcher,
 )
+from rigatoni.client import oldest
 from rigatoni.mongod import ReplicaSet
 
 
@@ -50,17 +51,13 @@ class Forgetful:
         last: Timestamp = self._client.admin.command("hello")["lastWrite"]["opTime"]["ts"]
         return last
 
-    def oldest(self) -> Timestamp:
-        found: Any = self._client.local["oplog.rs"].find_one(sort=[("$natural", 1)])
-        return found["ts"]
-
     def forget(self) -> Timestamp:
         """Write elsewhere until the oplog begins after what was written last, and say when that was."""
         last = self.now()
 
         def forgotten() -> bool:
             self._client.elsewhere.filler.insert_one({"text": "x" * 250_000})
-            return self.oldest() > last
+            return oldest(self._client) > last
 
         wait_until(forgotten)
         self._client.drop_database("elsewhere")

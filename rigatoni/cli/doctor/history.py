@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..moments import span
 from .finding import UNKNOWN, Finding, note, ok, warning
@@ -26,8 +26,10 @@ def examine_history(client: Client) -> Iterator[Finding]:
     """Measure the time between the first and the last entry of the oplog."""
     from pymongo.errors import OperationFailure
 
+    from rigatoni.client import oplog_entry
+
     try:
-        first, last = _entry(client, 1), _entry(client, -1)
+        first, last = oplog_entry(client), oplog_entry(client, -1)
     except OperationFailure:
         first = last = None
     if first is None or last is None:
@@ -47,13 +49,6 @@ def examine_history(client: Client) -> Iterator[Finding]:
             f"(error 286); less than {span(SHORT)} does not cover a night and the day after",
             _RESIZE % max(8 * most // 2**20, _LEAST),
         )
-
-
-def _entry(client: Client, direction: int) -> dict[str, Any] | None:
-    found: dict[str, Any] | None = client.local["oplog.rs"].find_one(
-        sort=[("$natural", direction)], projection={"ts": 1, "o.msg": 1}
-    )
-    return found
 
 
 def _sizes(client: Client) -> tuple[int, int]:
