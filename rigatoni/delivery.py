@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 
@@ -16,9 +16,11 @@ from .config import RetryPolicy
 from .errors import HandlerError, ResumeTokenPersistenceError, StreamError
 from .events import AckableEvent, ChangeEvent, DeadLetter
 from .hooks import HookChain
-from .hub import Flag, GivenUp, undisturbed
+from .hub import Flag, GivenUp
 from .registration import Function, Handler, OnError
 from .watermark import HANDLED, Batch, Place
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -241,3 +243,21 @@ def _letter(handler: Handler, raw: Mapping[str, Any], error: BaseException, atte
         words = "<exception str() failed>"
     text = "".join(traceback.format_exception(error))
     return DeadLetter(None, handler.name, raw, f"{type(error).__name__}: {words}", text, attempts, time.time())
+
+
+def undisturbed(wait: Callable[[], T]) -> T:
+    """Wait to the end, whichever ``gevent.Timeout`` fires meanwhile.
+
+    One that a handler started and did not close fires later, in the same greenlet, but no longer in the handler.
+
+    :param wait: may be called again after an interruption.
+    """
+    while True:
+        try:
+            return wait()
+        except gevent.Timeout as error:
+            logger.warning(
+                "a gevent.Timeout of %s s fired between two events: a handler started it and did not close it; "
+                "write 'with gevent.Timeout(...)'",
+                error.seconds,
+            )

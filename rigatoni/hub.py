@@ -9,7 +9,6 @@ greenlet killed inside pymongo can leave a lock held.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import gevent
 from gevent import monkey
+from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from .credentials import without_credentials
@@ -24,10 +24,10 @@ from .forks import Haltable, inert_after_fork
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
-
 #: The identity of a native thread, also where monkey patching makes ``threading.get_ident`` tell greenlets apart.
 native_ident: Callable[[], int] = monkey.get_original("_thread", "get_ident")
+
+_native_lock: Callable[[], Any] = monkey.get_original("_thread", "allocate_lock")
 
 #: Seconds after which a hub is woken in which somebody waits.
 LONG = 3600.0
@@ -81,6 +81,32 @@ class _Waiter:
                 pass
 
 
+class _LoneWaiter:
+    """A native thread without a hub that waits: one made for it would outlive it, and keep two file descriptors."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = _native_lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> None:
+        self._lock.acquire(timeout=-1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            # Somebody else has woken it.
+            pass
+
+
+def _waiter() -> _Waiter | _LoneWaiter:
+    # In the main thread a signal must be able to end the wait, and its hub lives as long as the program.
+    is_lone = get_hub_if_exists() is None and native_ident() != threading.main_thread().ident
+    return _LoneWaiter() if is_lone else _Waiter()
+
+
 class Flag:
     """An event that greenlets of any hub and native thread can set and wait for; gevent's own serves one hub only."""
 
@@ -88,7 +114,7 @@ class Flag:
 
     def __init__(self) -> None:
         self._set = False
-        self._waiters: set[_Waiter] = set()
+        self._waiters: set[_Waiter | _LoneWaiter] = set()
 
     def is_set(self) -> bool:
         """Tell whether the flag is set."""
@@ -116,7 +142,7 @@ def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
     flags = tuple(flags)
     if any(flag._set for flag in flags):
         return True
-    waiter = _Waiter()
+    waiter = _waiter()
     try:
         for flag in flags:
             flag._waiters.add(waiter)
@@ -127,6 +153,11 @@ def wait_for_any(flags: Iterable[Flag], timeout: float | None = None) -> bool:
         for flag in flags:
             flag._waiters.discard(waiter)
     return any(flag._set for flag in flags)
+
+
+def pause(seconds: float) -> None:
+    """Wait cooperatively; a native thread without a hub gets none for it."""
+    Flag().wait(seconds)
 
 
 def let_others_run() -> None:
@@ -143,24 +174,6 @@ def let_others_run() -> None:
         round_about.close()
     # Behind all that was ready in this round: of its timers the latest is called first, the next save's after it.
     gevent.sleep(0)
-
-
-def undisturbed(wait: Callable[[], T]) -> T:
-    """Wait to the end, whichever ``gevent.Timeout`` fires meanwhile.
-
-    One that a handler started and did not close fires later, in the same greenlet, but no longer in the handler.
-
-    :param wait: may be called again after an interruption.
-    """
-    while True:
-        try:
-            return wait()
-        except gevent.Timeout as error:
-            logger.warning(
-                "a gevent.Timeout of %s s fired between two events: a handler started it and did not close it; "
-                "write 'with gevent.Timeout(...)'",
-                error.seconds,
-            )
 
 
 class Call(Generic[T]):

@@ -15,10 +15,10 @@ import gevent
 from greenlet import greenlet
 
 from .barrier import Barrier
-from .delivery import Delivery, Ticket
+from .delivery import Delivery, Ticket, undisturbed
 from .errors import HandlerError, StreamError
 from .events import ChangeEvent
-from .hub import Flag, GivenUp, let_others_run, undisturbed
+from .hub import Flag, GivenUp, let_others_run
 from .registration import DOCUMENT_OPERATIONS, Function, Handler
 from .runners import Runners
 from .selection import Namespace

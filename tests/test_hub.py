@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import gevent
 import pytest
 from conftest import PYTHON, wait_until
+from gevent._hub_local import get_hub_if_exists
 
-from rigatoni import hub
+from rigatoni import ChangeStreamListener, SQLiteStore, Watcher, hub
 from rigatoni.hub import Calls, Flag, GivenUp, live, native_ident, wait_for_any
 
 #: Seconds of patience; nothing here takes as long.
@@ -106,6 +109,32 @@ def test_a_lone_wait_without_end_in_a_thread_does_not_end_its_hub() -> None:
     thread.join(PATIENCE)
 
     assert results == [True]
+
+
+def test_a_native_thread_that_reads_starts_joins_stops_or_finds_its_store_locked_gets_no_hub(
+    mongodb_replica_set: Any, database: Any, store_path: str
+) -> None:
+    # It would outlive the thread, with two file descriptors.
+    watcher = Watcher(mongodb_replica_set.uri, database.name, store=SQLiteStore(store_path))
+    watcher.on("insert")(lambda event: None)
+
+    def read() -> None:
+        with ChangeStreamListener(database.orders) as listener:
+            threading.Timer(0.05, listener.close).start()
+            assert list(listener) == []
+
+    def save() -> None:
+        with closing(sqlite3.connect(store_path, check_same_thread=False)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            freeing = threading.Timer(0.05, other.rollback)
+            freeing.start()
+            watcher.store.save("another", {}, {"state": "running"})
+            freeing.join()
+
+    for use in (read, watcher.start, lambda: watcher.join(0.01), save, watcher.stop):
+        thread, results = in_thread(lambda use=use: (use(), get_hub_if_exists()))
+        thread.join(PATIENCE)
+        assert [found for _, found in results] == [None], use
 
 
 def test_any_of_several_flags_is_enough() -> None:

@@ -9,11 +9,10 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import gevent
 from gevent import monkey
 
 from ..errors import ResumeTokenPersistenceError
-from ..hub import native_ident
+from ..hub import native_ident, pause
 from .database import connect, failed, prepare, transaction, unusable
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Connections:
                 passing = any(text in str(error) for text in _PASSING)
                 if not passing or time.monotonic() >= deadline:
                     raise failed(self._path, error) from error
-            gevent.sleep(RETRY_DELAY)
+            pause(RETRY_DELAY)
 
     def check_in_place(self) -> None:
         """Find out whether the path still leads to the file that was opened.
