@@ -188,7 +188,7 @@ class Life:
 
     def _begin(self) -> None:
         settings = self._settings
-        self._unless_hurried(settings.store.open)
+        self._unless_told(settings.store.open, self.hurry, self.stop)
         if not self._lease.take():
             self._lease.stand_by()
             self._settle("standby")
@@ -199,7 +199,7 @@ class Life:
         self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop, self.left)
         # Told to the saver only when all are open, so that the first positions are saved together.
         self._pipes.extend(self._opening.pipes())
-        self._save()
+        self._save(self.stop)
         for pipe in self._pipes:
             self._told.extend((self._spawn(pipe.read), self._spawn(pipe.feed)))
         self._gauge = Gauge(self._calls, self._opening.find_oldest, self.stop)
@@ -277,24 +277,24 @@ class Life:
         return [f"{name} with {event!r}" for pipe in self._pipes for name, event in pipe.lanes.unfinished()]
 
     def _save_at_last(self) -> None:
-        end = self.error
+        end, handled = self.error, self._gauge is not None
         self._last_words = {"state": "stopped"} if end is None else {"state": "failed", "error": repr(end)}
-        self._save()
+        self._save(*(() if handled or end is not None else (self.stop,)))
 
-    def _save(self) -> None:
+    def _save(self, *flags: Flag) -> None:
         if self._saver is not None:
-            self._unless_hurried(partial(self._saver.save, at_once=True))
+            self._unless_told(partial(self._saver.save, at_once=True), self.hurry, *flags)
 
-    def _unless_hurried(self, function: Callable[[], None]) -> None:
-        """Do what may wait long for a store, and give it up when somebody is in a hurry."""
+    def _unless_told(self, function: Callable[[], None], *flags: Flag) -> None:
+        """Do what may wait long for a store, and give it up when one of the flags is set."""
         work = Call(function)
         worker = Haltable.spawn(work)
         # A hook that is called there and stops the watcher must not wait for the end.
         self._told.append(worker)
-        wait_for_any((work.done, self.hurry))
+        wait_for_any((work.done, *flags))
         is_done = work.done.wait(HASTE)
         worker.kill(timeout=HASTE)
         self._told.remove(worker)
         if not is_done:
-            raise GivenUp("in a hurry")
+            raise GivenUp("the store took too long")
         work.result()

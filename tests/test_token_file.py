@@ -364,15 +364,16 @@ def locked(path: str) -> Iterator[None]:
 
 
 @BOTH
-def test_a_second_signal_does_not_wait_for_a_store_that_is_locked(
-    given: dict[str, str], tmp_path: Path, patched: bool
+# Two different ones, because two of a kind may arrive as one.
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]], ids=["one", "two"])
+def test_a_start_that_is_told_to_stop_does_not_wait_for_a_store_that_is_locked(
+    given: dict[str, str], tmp_path: Path, patched: bool, signals: list[signal.Signals]
 ) -> None:
     text = "import logging\nlogging.basicConfig(level=logging.INFO)\n" + WATCH + "\n\nwatcher.run()\n"
     with locked(given["store"]), Program(text, tmp_path, patched=patched, **given) as program:
         program.wait_for(lambda: "watches" in program.complaints)
-        # Two different ones, because two of a kind may arrive as one.
-        program.signal(signal.SIGINT)
-        program.signal(signal.SIGTERM)
+        for each in signals:
+            program.signal(each)
         assert program.end() == 0, program.complaints
         # The patience of the store is 30 s. Less has passed, else it would have failed.
         assert "fails" not in program.complaints
