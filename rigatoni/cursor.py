@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from bson import Int64
@@ -154,11 +155,12 @@ class Cursor:
 
     def kill(self) -> Call[object] | None:
         """Begin to free the cursor and forget it; what comes of it is nobody's business."""
-        if not self._id:
-            return None
-        command = {"killCursors": self._selection.collection or "$cmd.aggregate", "cursors": [Int64(self._id)]}
-        self._id = 0
-        return self._calls.start(lambda: self._database.command(command, read_preference=self._read_preference))
+        cursor_id, self._id = self._id, 0
+        return self._calls.start(partial(self._free, cursor_id)) if cursor_id else None
+
+    def _free(self, cursor_id: int) -> object:
+        command = {"killCursors": self._selection.collection or "$cmd.aggregate", "cursors": [Int64(cursor_id)]}
+        return self._database.command(command, read_preference=self._read_preference)
 
     def _aggregate(self, pipeline: list[Mapping[str, Any]], count: int) -> dict[str, Any]:
         command = {"aggregate": self._selection.collection or 1, "pipeline": pipeline, "cursor": {"batchSize": count}}
@@ -168,15 +170,19 @@ class Cursor:
         if self._config.comment is not None:
             command["comment"] = self._config.comment
         session, self._session = self._session, None
-        document: RawBSONDocument = self._wait(
-            lambda: self._database.command(
-                command, codec_options=RAW, session=session, read_preference=self._read_preference
-            ),
-            quiet,
-        )
+        document = self._wait(partial(self._ask, command, session), quiet)
         # Only now, because the session of a call that was given up is never used again.
         self._session = session
         return Reply(document, self._codec, floor)
+
+    def _ask(self, command: dict[str, Any], session: ClientSession | None) -> RawBSONDocument:
+        document: RawBSONDocument = self._database.command(
+            command, codec_options=RAW, session=session, read_preference=self._read_preference
+        )
+        if "aggregate" in command and self._stop.is_set() and (cursor_id := document["cursor"]["id"]):
+            # Nobody waits for it any more, and the server would keep the cursor for ten minutes.
+            self._free(cursor_id)
+        return document
 
     def _wait(self, function: Callable[[], T], quiet: float) -> T:
         call = self._calls.start(function)

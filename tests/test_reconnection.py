@@ -76,6 +76,21 @@ def test_a_listener_that_waits_to_reconnect_says_so_and_can_be_closed(failing: F
         assert listener.state == "closed"
 
 
+def test_a_listener_that_is_closed_while_its_cursor_opens_leaves_none_on_the_server(failing: Failing) -> None:
+    sent = Commands()
+    with MongoClient(failing.uri, event_listeners=[sent]) as client:
+        listener = ChangeStreamListener(client[failing.name].orders)
+        failing.fail({"times": 1}, "aggregate", blockConnection=True, blockTimeMS=300)
+        opening = gevent.spawn(list, listener)
+        wait_until(lambda: sent.openings)
+
+        listener.close()
+
+        assert opening.get(timeout=30) == []
+        wait_until(lambda: sent.named("killCursors"))
+        wait_until(lambda: not failing.operations())
+
+
 def test_a_broken_connection_is_opened_again(failing: Failing) -> None:
     with Watched(failing) as watched:
         for number in (1, 2):
