@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 0.5
 
 #: Who stands by: process, store and name. By process, because a forked child stands by for nobody.
-_standing_by: set[tuple[int, str, str]] = set()
+_standing_by: dict[tuple[int, str, str], Lease] = {}
 
 
 class Lease:
@@ -44,13 +44,13 @@ class Lease:
         :raises ConfigurationError: when another watcher of this process stands by for the name.
         """
         entry = os.getpid(), self._store.location, self._name
-        if entry in _standing_by:
+        # One step, so that of two threads that come at once one is refused.
+        if _standing_by.setdefault(entry, self) is not self:
             raise ConfigurationError(
                 f"a watcher of this process stands by for {self._name!r} already: two watchers share one name and one "
                 "store; give one of them another name="
             )
         self._entry = entry
-        _standing_by.add(entry)
 
     def wait(self) -> None:
         """Ask until it is free.
@@ -67,7 +67,7 @@ class Lease:
     def give_back(self) -> None:
         """Free the name for others."""
         if self._entry is not None:
-            _standing_by.discard(self._entry)
+            _standing_by.pop(self._entry, None)
         if self.is_held:
             self._store.unlock(self._name)
             self.is_held = False
