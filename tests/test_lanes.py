@@ -560,7 +560,7 @@ def test_a_slow_collection_does_not_hold_another() -> None:
         returned.append(event.collection)
 
     flow.put(insert(1, "slow"), insert(1, "fast"), insert(2, "fast"))
-    gevent.sleep(0.01)
+    wait_until(lambda: len(returned) >= 2)
     assert returned == ["fast", "fast"]
     assert [(name, event.collection) for name, event in flow.lanes.unfinished()] == [
         (f"{__name__}:{handler.__qualname__}", "slow")

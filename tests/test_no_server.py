@@ -192,6 +192,6 @@ def test_a_stop_does_not_wait_for_a_name_server(silent_dns: socket.socket) -> No
     began = time.monotonic()
     assert watcher.stop()
     # The driver alone waits 5 s for the name server, and then asks again.
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4.5
     starting.join(30)
     assert states == ["stopped"]

@@ -9,6 +9,7 @@ import threading
 
 import gevent
 import pytest
+import sqlite_utils
 from gevent.event import Event
 
 from rigatoni import ConfigurationError, Position, ResumeTokenPersistenceError, SQLiteStore
@@ -320,3 +321,24 @@ def test_many_letters_are_read_without_holding_up_the_hub(path):
         count, turns = map(int, process.ready.split())
     assert count == 500
     assert turns >= 10
+
+
+def test_a_store_that_another_process_makes_at_the_same_moment_is_nobody_elses(path, monkeypatch):
+    look = sqlite_utils.Database.table_names
+    others = []
+
+    def look_late(database):
+        if not others:
+            others.append(SQLiteStore(path, patience=0.0))
+            with contextlib.suppress(ResumeTokenPersistenceError):
+                # As fast as one that finds the file just after this one.
+                others[0].open()
+        return look(database)
+
+    monkeypatch.setattr(sqlite_utils.Database, "table_names", look_late)
+    store = SQLiteStore(path)
+    store.open()
+    store.save("shop", {"": POSITION})
+    assert others and list(store.load("shop")) == [""]
+    for each in (store, *others):
+        each.close()

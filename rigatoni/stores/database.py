@@ -135,11 +135,13 @@ def connect(path: str) -> Database:
 
 
 @contextmanager
-def transaction(database: Database) -> Iterator[None]:
-    """Write all or nothing. What runs inside must not switch greenlets: another one could use the same connection."""
+def transaction(database: Database, begin: str = "begin immediate") -> Iterator[None]:
+    """Write all or nothing. What runs inside must not switch greenlets: another one could use the same connection.
+
+    :param begin: default immediate, so that a lock of another process is met here and not at the first write.
+    """
     try:
-        # IMMEDIATE, so that a lock of another process is met here and not at the first write.
-        database.execute("begin immediate")
+        database.execute(begin)
         yield
         database.execute("commit")
     except BaseException:
@@ -156,7 +158,9 @@ def check_rows(database: Database, path: str) -> None:
 
 
 def _make_ready(database: Database, path: str) -> None:
-    is_new = _is_new(database, path)
+    # All of one moment, because another process may be making the tables.
+    with transaction(database, "begin"):
+        is_new = _is_new(database, path)
     [mode] = database.execute("pragma journal_mode=wal").fetchone()
     if mode != "wal":
         raise unusable(path, f"SQLite keeps its journal mode {mode!r} where WAL was asked for; put it on a local disk")

@@ -57,11 +57,13 @@ def _connected(uri: URI, database: str | None, collections: tuple[str, ...]) -> 
 
     with connected(uri) as client:
         yield from _examine_options(client)
+        asked = time()
         hello = client.admin.command("hello")
+        clock = _examine_clock(hello, asked, time())
         yield from _examine_topology(hello, uri)
         yield from _examine_members(client)
         yield from _examine_version(client)
-        yield _examine_clock(hello)
+        yield clock
         if "setName" in hello or hello.get("msg") == "isdbgrid":
             yield from examine_privileges(client, database, collections)
             yield from examine_history(client)
@@ -151,10 +153,12 @@ def _compatibility(client: Client, version: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(map(int, answer["featureCompatibilityVersion"]["version"].split(".")))
 
 
-def _examine_clock(hello: Mapping[str, Any]) -> Finding:
+def _examine_clock(hello: Mapping[str, Any], asked: float, answered: float) -> Finding:
     from datetime import timezone
 
-    skew = hello["localTime"].replace(tzinfo=timezone.utc).timestamp() - time()
+    told = hello["localTime"].replace(tzinfo=timezone.utc).timestamp()
+    # It looked at some moment in between: a long way to it is no difference of clocks.
+    skew = told - min(max(told, asked), answered)
     if abs(skew) <= _SKEW:
         return ok("clock", f"the server's is {abs(skew):.1f} s apart")
     where = "ahead of" if skew > 0 else "behind"
