@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -62,7 +62,6 @@ class Serving:
 
     def __init__(self, folder: Path, command: list[str], uri: str, database: str, **environment: str) -> None:
         self._folder = folder
-        self.port = free_port()
         self._log = folder / f"log{len(list(folder.glob('log*')))}"
         settings = {
             "FLASK_RIGATONI_URI": uri,
@@ -72,7 +71,7 @@ class Serving:
         }
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [part.format(port=self.port) for part in command],
+                command,
                 cwd=folder,
                 env=ENVIRONMENT | settings | environment,
                 stdin=subprocess.DEVNULL,
@@ -84,6 +83,12 @@ class Serving:
     @property
     def log(self) -> str:
         return self._log.read_text()
+
+    @property
+    def port(self) -> int:
+        """Where it says that it serves; 0 before."""
+        told = re.search(r"(?:Listening at: |Running on )http://127\.0\.0\.1:(\d+)", self.log)
+        return int(told[1]) if told else 0
 
     @property
     def seen(self) -> Counter[int]:
@@ -157,7 +162,7 @@ def gunicorn(
 ) -> Serving:
     """Serve the shop, or another application of the folder, by gunicorn."""
     write(folder, {"shop.py": SHOP, "gunicorn.conf.py": ALONE + conf})
-    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:{port}", *options, app]
+    command = [sys.executable, "-m", "gunicorn", "--bind", "127.0.0.1:0", *options, app]
     return Serving(folder, command, uri, database)
 
 
@@ -178,9 +183,3 @@ def lines_of(path: Path) -> list[str]:
     """Return the complete lines of a file that another process writes."""
     text = path.read_text() if path.exists() else ""
     return text[: text.rfind("\n") + 1].splitlines()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port

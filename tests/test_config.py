@@ -9,7 +9,7 @@ from urllib.parse import quote_plus
 
 import gevent
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymongo.collation import Collation
 
@@ -122,6 +122,7 @@ def test_changes_to_a_config_are_checked_like_a_new_one():
 
 
 @BOTH
+@settings(deadline=None)
 @given(initial=st.floats(1e-6, 1e3), times=st.floats(1, 1e6), jitter=st.floats(0, 1), attempt=st.integers(1, 5000))
 def test_a_wait_doubles_up_to_the_longest_and_spreads_by_half_the_jitter(kind, initial, times, jitter, attempt):
     longest = initial * times
@@ -277,6 +278,7 @@ def test_a_wrong_uri_is_refused_without_being_shown(text):
     assert "s3cret" not in f"{refused.value} {frames[0].locals}"
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_of_a_uri_with_any_password_only_the_host_is_shown_or_a_fixed_refusal(user, password):
     for written in (f"{user}:{password}", f"{quote_plus(user)}:{quote_plus(password)}"):

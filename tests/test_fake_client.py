@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from bson import ObjectId, tz_util
 from bson.codec_options import CodecOptions
+from conftest import wait_until
 from rehearsing import NOWHERE, shop
 from watchers import collecting, keeping, operations_of, places
 
@@ -135,6 +136,7 @@ def test_an_event_that_is_not_acknowledged_keeps_it_from_being_drained() -> None
     watcher.on("insert", ack="manual")(held.append)
     with watcher.rehearsal(client) as rehearsed:
         client.insert("orders")
+        wait_until(lambda: held)
         with pytest.raises(TimeoutError, match="'in_flight': 1"):
             client.drain(rehearsed, timeout=0.1)
         held[0].ack()

@@ -21,7 +21,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_a_stream_tells_what_changes_and_ends_by_itself(monkeypatch: pytest.MonkeyPatch, store_path: str) -> None:
-    monkeypatch.setattr(feed, "LIFE", 0.5)
     watcher = watcher_with(RUNNING, SQLiteStore(store_path))
     with served(watcher, threaded=True) as port:
         stream = Stream(port)
@@ -30,6 +29,7 @@ def test_a_stream_tells_what_changes_and_ends_by_itself(monkeypatch: pytest.Monk
         assert first.startswith("retry: ") and "12,300" in first
         watcher.store.save("default", {}, {**RUNNING, "handled": 12_999})
         wait_until(lambda: "12,999" in stream.message())
+        monkeypatch.setattr(feed, "LIFE", 0.0)
         while stream.message():
             pass
         stream.close()

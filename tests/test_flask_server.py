@@ -16,7 +16,7 @@ from serving import SHOP, flask, write
 
 from rigatoni import SQLiteStore
 
-SERVE = ("run", "--port", "{port}")
+SERVE = ("run", "--port", "0")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_development_server_watches_from_its_first_request_on(tmp_path: Path
 def test_the_reloader_starts_only_where_requests_are_served_and_repeats_nothing(
     tmp_path: Path, uri: str, database: Any
 ) -> None:
-    with flask(tmp_path, uri, database.name, "run", "--debug", "--port", "{port}") as server:
+    with flask(tmp_path, uri, database.name, "run", "--debug", "--port", "0") as server:
         server.wait_for(server.get)
         server.wait_for(server.active)
         first = server.active()
@@ -72,7 +72,7 @@ def test_a_start_by_hand_needs_no_request_and_is_none_where_only_files_are_watch
     tmp_path: Path, uri: str, database: Any, options: tuple[str, ...]
 ) -> None:
     write(tmp_path, {"shop.py": EARLY})
-    with flask(tmp_path, uri, database.name, "run", *options, "--port", "{port}") as server:
+    with flask(tmp_path, uri, database.name, "run", *options, "--port", "0") as server:
         server.wait_for(server.active)
         assert (server.active() == server.process.pid) == (not options)
         assert "standing by" not in server.log

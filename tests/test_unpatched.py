@@ -315,8 +315,10 @@ def test_a_second_signal_ends_run_at_once_though_a_handler_hangs(
         program.signal(signal.SIGINT)
         with pytest.raises(AssertionError, match="still running"):
             program.end(timeout=0.5)
-        program.signal(signal.SIGINT)
-        assert program.end(timeout=5) == 0, program.complaints
+        # Another one, because two of a kind may arrive as one.
+        program.signal(signal.SIGTERM)
+        # The handler alone would be waited for for 10 s.
+        assert program.end(timeout=9) == 0, program.complaints
         assert program.said("state")
         assert "handle with " in program.complaints
 

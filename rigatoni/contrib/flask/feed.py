@@ -36,9 +36,9 @@ class Feed:
         """
         stays = may_stay and self._is_taken.acquire(blocking=False)
         try:
-            end = time.monotonic() + LIFE
+            begin = time.monotonic()
             yield f"retry: {1000 * (INTERVAL if stays else POLL):.0f}\n{_message(render())}"
-            while stays and time.monotonic() < end:
+            while stays and time.monotonic() < begin + LIFE:
                 time.sleep(INTERVAL)
                 yield _message(render())
         finally:
