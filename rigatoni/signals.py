@@ -19,18 +19,15 @@ _stopped_at_exit: weakref.WeakSet[Any] = weakref.WeakSet()
 _stopper: threading.Thread | None = None
 
 
-class Stoppable(Protocol):
-    """What a program that ends stops: a watcher."""
+class Mortal(Protocol):
+    """What ends with the program: a watcher."""
 
-    def stop(self, timeout: float) -> bool:
-        """End within so many seconds."""
-
-    def hasten(self) -> None:
-        """Wait for nothing any more."""
+    def exiting(self) -> None:
+        """End: called once nothing else of the program goes on."""
 
 
-def stop_at_exit(thing: Stoppable) -> None:
-    """Stop something when the program ends; nothing is kept alive by it.
+def stop_at_exit(thing: Mortal) -> None:
+    """Have `thing.exiting()` called when the program ends; nothing is kept alive by it.
 
     A native thread that still runs a hub while the interpreter is taken down can end the program by SIGSEGV. It is done
     by a thread that the interpreter waits for, because when ``atexit`` is called no thread can be started any more.
@@ -51,9 +48,7 @@ def _stop_all() -> None:
     while others := [each for each in threading.enumerate() if not each.daemon and each.name != _NAME and each != main]:
         others[0].join()
     for thing in list(_stopped_at_exit):
-        if not thing.stop(EXITING):
-            thing.hasten()
-            thing.stop(EXITING)
+        thing.exiting()
 
 
 @contextmanager

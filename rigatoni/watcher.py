@@ -22,7 +22,7 @@ from .life import Life, State
 from .plan import plans
 from .registration import OnError
 from .settings import Settings, chained, concealed, options
-from .signals import stop_at_exit, told_by_signals
+from .signals import EXITING, stop_at_exit, told_by_signals
 from .stores import TokenStore
 from .stores.sqlite import SQLiteStore
 
@@ -192,11 +192,6 @@ class Watcher(Declaration):
             return False
         return life.has_ended(timeout) and not life.unfinished
 
-    def hasten(self) -> None:
-        """Have a stop wait for nothing any more, neither a handler nor a locked store; as a second signal does."""
-        if self._life is not None:
-            self._life.hurry.set()
-
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end and raise the fatal error, if there is one.
 
@@ -239,6 +234,14 @@ class Watcher(Declaration):
         self.stop()
         if error is None and self.error is not None:
             raise self.error
+
+    def exiting(self) -> None:
+        """End with the program: called at its end, where nobody has stopped it or it has not ended in time."""
+        life = self._life
+        # Who was told to stop before has had his time: neither a handler nor a locked store is waited for any more.
+        if life is not None and (life.stop.is_set() or not self.stop(EXITING)):
+            life.hurry.set()
+            self.stop(EXITING)
 
     def forked(self) -> None:
         """Become inert: called in a forked child, where the parent's greenlets must not go on."""

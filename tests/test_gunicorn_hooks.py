@@ -108,6 +108,21 @@ def test_a_store_that_cannot_be_used_is_logged_and_fails_no_worker(tmp_path: Pat
         assert server.end() == 0
 
 
+#: What is killed without mercy is not always logged.
+TELLING = """
+from gunicorn.arbiter import Arbiter
+
+kill_workers = Arbiter.kill_workers
+
+
+def tell(self, number):
+    print("left:", len(self.WORKERS), int(number), flush=True)
+    kill_workers(self, number)
+
+
+Arbiter.kill_workers = tell
+"""
+
 HANGING = PLAIN.replace(
     "def note(event):\n", "def note(event):\n    open('begun', 'w').close()\n    time.sleep(3600)\n"
 )
@@ -118,8 +133,8 @@ def test_a_handler_that_hangs_does_not_keep_a_worker_from_ending(
     tmp_path: Path, mongodb_replica_set: Any, database: Any, options: tuple[str, ...]
 ) -> None:
     write(tmp_path, {"plain.py": "import time\n" + HANGING})
-    options = (*options, "--graceful-timeout", "8")
-    with gunicorn(tmp_path, mongodb_replica_set.uri, database.name, *options, conf=NAMED, app="plain:app") as server:
+    options, conf = (*options, "--graceful-timeout", "10"), NAMED + TELLING
+    with gunicorn(tmp_path, mongodb_replica_set.uri, database.name, *options, conf=conf, app="plain:app") as server:
         server.states(2)
         server.wait_for(server.active)
         database.orders.insert_one({"_id": 1})
@@ -127,7 +142,8 @@ def test_a_handler_that_hangs_does_not_keep_a_worker_from_ending(
 
         assert server.end() == 0
         # Patched the watcher itself says so, else whoever stops it.
-        assert "plain:note with" in server.log and "SIGKILL" not in server.log
+        assert "plain:note with" in server.log
+        assert [line for line in server.log.splitlines() if "left:" in line] == ["left: 2 15", "left: 0 9"]
 
 
 @pytest.mark.parametrize("target", ["", "shop", "shop.watcher", "mongodb://h", "shop:", "a b:c"])

@@ -206,16 +206,15 @@ TWO_EXIT_THREADS = """
 from rigatoni import signals
 
 
-class Stopped:
+class Ending:
     def __init__(self, name):
         self.name = name
 
-    def stop(self, timeout):
+    def exiting(self):
         say(stopped=self.name)
-        return True
 
 
-two = Stopped("one"), Stopped("other")
+two = Ending("one"), Ending("other")
 signals.stop_at_exit(two[0])
 # As for whom it was not yet there: another thread that starts its first watcher in this moment.
 signals._stopper = None
