@@ -256,7 +256,7 @@ class Watcher(Declaration):
                 f"this watcher runs in process {self._parent}; process {os.getpid()} is its child: make a Watcher of "
                 "its own there, or start it after the fork"
             )
-        if self._life is not None and not self._life.ended.is_set():
+        if self._life is not None and self._life.state not in ("stopped", "failed"):
             raise ConfigurationError(f"this watcher is {self.state} already: stop() it first")
         made = plans(
             self._handlers,

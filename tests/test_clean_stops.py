@@ -116,8 +116,12 @@ watcher = Watcher(given["uri"], given["database"], store=given["store"], concurr
 
 @watcher.on("insert")
 def handle(event):
-    gevent.sleep(0.001 * (event.document_key["_id"] % 5))
-    say(number=event.document_key["_id"])
+    number = event.document_key["_id"]
+    gevent.sleep(0.001 * (number % 5))
+    # So that the stop is in the middle, however late it comes.
+    while number >= given["end"] and watcher.state == "running":
+        gevent.sleep(0.01)
+    say(number=number)
 
 
 watcher.run()
@@ -125,14 +129,13 @@ say(returned=watcher.state)
 """
     given = {"uri": mongodb_replica_set.uri, "database": database.name, "store": store_path}
     seen: list[int] = []
-    for turn in range(3):
-        with Program(text, tmp_path, patched=patched, **given) as program:
-            if turn == 0:
+    for end in (200, 400, 600):
+        with Program(text, tmp_path, patched=patched, end=end, **given) as program:
+            if not seen:
                 # What is written before a first start is not seen.
                 program.wait_said("opened")
                 database.orders.insert_many({"_id": number} for number in range(600))
-            wanted = 200 if turn < 2 else 600 - len(seen)
-            program.wait_for(lambda p=program, n=wanted: len(p.said("number")) >= n)
+            program.wait_for(lambda p=program, end=end: len(seen) + len(p.said("number")) >= end)
             program.signal(signal.SIGTERM)
             assert program.end() == 0, program.complaints
         assert program.said("returned") == ["stopped"]

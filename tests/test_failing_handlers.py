@@ -225,9 +225,9 @@ def test_an_event_that_is_never_acknowledged_holds_its_stream_and_comes_again(
 
     with running(manual(never=3)) as watcher:
         shop.database.orders.insert_many({"_id": number} for number in range(40))
-        wait_until(lambda: "is held" in caplog.text)
-        assert watcher.stats()["in_flight"] == 10
-    (warning,) = [record.getMessage() for record in caplog.records if "is held" in record.getMessage()]
+        wait_until(lambda: "is held" in caplog.text and watcher.stats()["in_flight"] == 10)
+    # On a busy machine it may have been held before by the ten that the handler had not come to.
+    *_, warning = [record.getMessage() for record in caplog.records if "is held" in record.getMessage()]
     assert "_id=3>" in warning
     assert seen == list(range(13)), "three are finished, ten are in flight"
     seen.clear()

@@ -130,11 +130,13 @@ def test_no_primary_within_the_time_given_is_an_error(replica_set: ReplicaSet) -
 
 
 def test_a_set_of_one_that_stepped_down_is_primary_again_after_the_duration(replica_set: ReplicaSet) -> None:
-    assert replica_set.step_down(duration=1) == 0
     with MongoClient(replica_set.uri_of(0)) as client:
-        assert not client.admin.command("hello")["isWritablePrimary"]
+        before = client.admin.command("hello")["electionId"]
 
-    assert replica_set.primary() == 0
+        assert replica_set.step_down(duration=1) == 0
+
+        assert replica_set.primary() == 0
+        assert client.admin.command("hello")["electionId"] != before
 
 
 def test_a_standalone_server_has_no_change_streams() -> None:

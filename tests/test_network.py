@@ -24,7 +24,7 @@ class Told(Hooks):
 
 
 cursor.PATIENCE = given["patience"] or cursor.PATIENCE
-cursor.ANSWERING = given["patience"] or cursor.ANSWERING
+cursor.ANSWERING = given["answering"] or cursor.ANSWERING
 config = ChangeStreamConfig(max_reconnect_attempts=0, max_backoff=0.1, **given["config"])
 watcher = Watcher(given["uri"], given["database"], store=MemoryStore(), config=config, hooks=[Told()])
 
@@ -52,10 +52,13 @@ say(stopped=watcher.stop(), reconnects=watcher.stats()["reconnects"])
 #: Time limits and waits so short that a test of the mechanism takes no longer than it must.
 SHORT: dict[str, Any] = {
     "patience": 0.2,
+    "answering": 0.2,
     "config": {"max_await_time": 0.1, "initial_backoff": 0.01},
 }
+#: The same where pings are to be answered, also by a busy machine.
+PATIENT = {**SHORT, "answering": None}
 #: Those that are there for everybody.
-REAL: dict[str, Any] = {"patience": None, "config": {}}
+REAL: dict[str, Any] = {"patience": None, "answering": None, "config": {}}
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def test_a_reply_that_breaks_off_is_asked_for_again_and_nothing_is_lost_or_repea
     with (
         Proxy(mongodb_replica_set.uri_of(0)) as proxy,
         # With the real patience: after a break the driver waits half a second before it asks the server who it is.
-        watching(proxy, database, tmp_path, patched, {**SHORT, "patience": None}) as program,
+        watching(proxy, database, tmp_path, patched, {**PATIENT, "patience": None}) as program,
     ):
         # Before all, in the header of the message, in what precedes the events, and in the midst of them.
         for cuts, after in enumerate([0, 7, 100, 3000], 1):
@@ -133,7 +136,7 @@ def test_a_dead_connection_of_a_cursor_waits_for_tcp_to_notice_as_long_as_pings_
 ) -> None:
     with (
         Proxy(mongodb_replica_set.uri_of(0)) as proxy,
-        watching(proxy, database, tmp_path, False, SHORT) as program,
+        watching(proxy, database, tmp_path, False, PATIENT) as program,
     ):
         freeze_under_way(proxy)
         inserted = insert(database, 1, 2, 3)
@@ -149,7 +152,7 @@ def test_a_server_that_was_catching_up_and_goes_away_is_reconnected_to_and_no_lo
 ) -> None:
     with (
         Proxy(mongodb_replica_set.uri_of(0)) as proxy,
-        watching(proxy, database, tmp_path, False, SHORT) as program,
+        watching(proxy, database, tmp_path, False, PATIENT) as program,
     ):
         freeze_under_way(proxy)
         program.wait_for(is_now(program, state="active", catching_up=True))

@@ -218,16 +218,17 @@ def test_a_server_that_is_silent_but_answers_pings_is_catching_up_and_waited_for
 
         assert watched.stream["state"] == "active"
     assert (watched.attempts, watched.openings) == ([], 1)
-    (told,) = [record.message for record in caplog.records if record.name == "rigatoni.cursor"]
-    assert "answers pings" in told
+    # Another one may have been silent for a moment, too, on a busy machine.
+    told = [record.message for record in caplog.records if record.name == "rigatoni.cursor"]
+    assert told and all("answers pings" in each for each in told)
 
 
 def test_a_silent_command_is_waited_for_no_longer_than_it_takes_because_of_a_silent_ping(
     failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cursor, "PATIENCE", 0.7)
-    monkeypatch.setattr(cursor, "ANSWERING", 0.7)
-    silent = {"blockConnection": True, "blockTimeMS": 1000, "errorCode": 6}
+    monkeypatch.setattr(cursor, "PATIENCE", 2.0)
+    monkeypatch.setattr(cursor, "ANSWERING", 2.0)
+    silent = {"blockConnection": True, "blockTimeMS": 3000, "errorCode": 6}
     failing.fail({"times": 2}, failCommands=["aggregate", "ping"], **silent)
     with Watched(failing) as watched:
         failing.insert()

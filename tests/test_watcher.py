@@ -20,6 +20,7 @@ from rigatoni import (
     MaxReconnectAttemptsExceededError,
     ResumeTokenPersistenceError,
 )
+from rigatoni.hub import Flag
 
 #: Nobody listens there.
 CLOSED = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
@@ -71,6 +72,21 @@ def test_a_watcher_that_says_it_has_stopped_starts_again(make: Make, monkeypatch
     monkeypatch.setattr(Hub, "destroy", take_time)
     collecting(watcher)
     watcher.start()
+    threading.Thread(target=watcher.stop).start()
+    wait_until(lambda: watcher.state == "stopped")
+    assert watcher.start() == "running"
+
+
+def test_a_watcher_that_says_it_has_stopped_starts_again_before_all_who_wait_for_its_end_are_told(make: Make) -> None:
+    class Late(Flag):
+        def set(self) -> None:
+            time.sleep(0.1)
+            super().set()
+
+    watcher = make()
+    collecting(watcher)
+    watcher.start()
+    watcher._life.ended = Late()
     threading.Thread(target=watcher.stop).start()
     wait_until(lambda: watcher.state == "stopped")
     assert watcher.start() == "running"
