@@ -135,7 +135,8 @@ say(returned=watcher.state)
                 # What is written before a first start is not seen.
                 program.wait_said("opened")
                 database.orders.insert_many({"_id": number} for number in range(600))
-            program.wait_for(lambda p=program, end=end: len(seen) + len(p.said("number")) >= end)
+            wanted = end - len(seen)
+            program.wait_for(lambda p=program, n=wanted: len(p.said("number")) >= n)
             program.signal(signal.SIGTERM)
             assert program.end() == 0, program.complaints
         assert program.said("returned") == ["stopped"]
