@@ -174,7 +174,7 @@ class Cluster:
         """Ask the server."""
         hello: dict[str, Any] = client.admin.command("hello", codec_options=CodecOptions(tz_aware=True))
         cluster_time = hello.get("$clusterTime", {}).get("clusterTime", Timestamp(0, 1))
-        # The cluster time of an idle set is that of its last write, up to ten seconds ago.
+        # The cluster time of an idle set is that of its last write, by default up to twenty seconds ago.
         now = max(cluster_time, Timestamp(int(hello["localTime"].timestamp()), 1))
         set_name = hello.get("setName", "")
         try:

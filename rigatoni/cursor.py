@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from bson import Int64
+from bson import Int64, Timestamp
 from bson.raw_bson import RawBSONDocument
 from pymongo.client_session import ClientSession
 from pymongo.database import Database
 from pymongo.errors import PyMongoError
 
+from .client import Cluster
 from .config import ChangeStreamConfig
 from .errors import InvalidResumeTokenError, StreamConnectionError, is_history_lost
 from .hub import Call, Calls, Flag, GivenUp, wait_for_any
@@ -31,7 +32,7 @@ T = TypeVar("T")
 PATIENCE = 5.0
 #: The ping may take so long.
 ANSWERING = 5.0
-#: Seconds that a position may lie ahead of the latest time that the server has heard of.
+#: Seconds that a position may lie ahead of the cluster time before the server is asked for its clock.
 AHEAD = 10
 #: The server looks so long for an event after the position that a stream starts from.
 LOOKING = 0.5
@@ -115,11 +116,8 @@ class Cursor:
         self._session = self._database.client.start_session(causal_consistency=False)
         reply = self._reply(command, PATIENCE)
         self._id = reply.cursor_id
-        ahead = position.cluster_time.time - reply.cluster_time.time if position and reply.cluster_time else 0
-        if ahead > AHEAD:
-            raise InvalidResumeTokenError(
-                f"the position lies {ahead} s in the server's future: the server would stay silent until then"
-            )
+        if position and reply.cluster_time and position.cluster_time.time - reply.cluster_time.time > AHEAD:
+            self._refuse_future(position.cluster_time)
         return reply
 
     def check(self, position: Position) -> None:
@@ -161,6 +159,15 @@ class Cursor:
     def _free(self, cursor_id: int) -> object:
         command = {"killCursors": self._selection.collection or "$cmd.aggregate", "cursors": [Int64(cursor_id)]}
         return self._database.command(command, read_preference=self._read_preference)
+
+    def _refuse_future(self, time: Timestamp) -> None:
+        # The cluster time alone says nothing: that of a quiet set is the one of its last write.
+        cluster = self._wait(partial(Cluster.ask, self._database.client), PATIENCE)
+        if cluster.is_ahead(time):
+            raise InvalidResumeTokenError(
+                f"the position lies {time.time - cluster.now.time} s in the server's future: the server would stay "
+                "silent until then"
+            )
 
     def _aggregate(self, pipeline: list[Mapping[str, Any]], count: int) -> dict[str, Any]:
         command = {"aggregate": self._selection.collection or 1, "pipeline": pipeline, "cursor": {"batchSize": count}}

@@ -135,7 +135,7 @@ class Serving:
             wait_until(lambda: condition() or self.process.poll() is not None, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}; its log:\n{self.log}") from None
-        assert condition(), f"it ended with {self.process.returncode}:\n{self.log}"
+        assert self.process.poll() is None or condition(), f"it ended with {self.process.returncode}:\n{self.log}"
 
     def wait_seen(self, count: int) -> None:
         self.wait_for(lambda: len(self.seen) >= count)

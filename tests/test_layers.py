@@ -45,7 +45,7 @@ HOUSE: list[dict[str, str]] = [
         "client": "config",
         "settings": "client config knob registration stores",
         "retry": "config hub",
-        "cursor": "config hub reply selection",
+        "cursor": "client config hub reply selection",
         "barrier": "hub selection",
         "delivery": "config hub registration",
         "lane": "barrier delivery hub registration runners selection",

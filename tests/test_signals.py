@@ -35,14 +35,18 @@ say(joined=watcher.join(), state=watcher.state)
 ASLEEP = (
     WATCHER
     + """
-gevent.spawn(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
-gevent.spawn_later(0.1, say, ready=True)
+
+def fall_asleep():
+    gevent.spawn(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
+    gevent.spawn_later(0.1, say, ready=True)
+
+
 %s
 say(state=watcher.state)
 """
 )
-RUN = "watcher.run()"
-JOIN = "watcher.start(); signal.signal(signal.SIGTERM, lambda *_: watcher.stop()); watcher.join(%s)"
+RUN = "fall_asleep(); watcher.run()"
+JOIN = "watcher.start(); signal.signal(signal.SIGTERM, lambda *_: watcher.stop()); fall_asleep(); watcher.join(%s)"
 
 AT_EACH_LINE = (
     WATCHER

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson.codec_options import CodecOptions
 from conftest import wait_until
 from pymongo import MongoClient
 from watchers import Make, collecting, messages, watchers
 
-from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MaxReconnectAttemptsExceededError
+from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MaxReconnectAttemptsExceededError, cursor
 from rigatoni.client import warn_of
 
 
@@ -48,6 +49,23 @@ def test_with_a_stored_position_it_says_that_start_at_is_not_used(
     assert [text for text in messages(caplog, logging.INFO) if "start_at is not used" in text] == [
         f"stream {watcher.database!r} goes on where it was: start_at is not used"
     ]
+
+
+def test_a_start_at_this_moment_is_in_no_future_on_a_set_that_was_not_written_to_for_a_while(
+    make: Make, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cursor, "AHEAD", 0)
+
+    def is_quiet() -> bool:
+        hello = database.client.admin.command("hello", codec_options=CodecOptions(tz_aware=True))
+        return bool(hello["localTime"].timestamp() - hello["$clusterTime"]["clusterTime"].time > 3)
+
+    wait_until(is_quiet)
+    watcher = make(start_at=timedelta(0))
+    seen = collecting(watcher, "insert")
+    assert watcher.start() == "running"
+    database.orders.insert_one({"_id": 1})
+    wait_until(lambda: seen == [1])
 
 
 def test_lanes_that_only_a_watch_asks_for_have_no_effect_either(make: Make, caplog: pytest.LogCaptureFixture) -> None:

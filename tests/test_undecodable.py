@@ -75,7 +75,8 @@ def watch(database: Any, client: Any) -> list[Any]:
         keys = keeping(watcher, lambda event: event.document_key["_id"], "insert")
         watcher.start()
         database.orders.insert_many(written)
-        wait_until(lambda: len(seen) >= len(due) or watcher.error)
+        # The second handler is called after the first.
+        wait_until(lambda: len(keys) >= len(due) or watcher.error)
         assert watcher.error is None
         assert watcher.stats()["reconnects"] == 0
         assert keys == [each["_id"] for each in seen]
