@@ -100,7 +100,9 @@ class Program:
             wait_until(settled, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}; the program's log:\n{self.complaints}") from None
-        assert self.process.poll() is None or condition(), f"the program ended with {self.process.returncode}:\n{self.complaints}"
+        assert self.process.poll() is None or condition(), (
+            f"the program ended with {self.process.returncode}:\n{self.complaints}"
+        )
 
     def wait_said(self, key: str, timeout: float = 60.0) -> Any:
         """Wait until a key was said, and return its first value."""
