@@ -241,7 +241,8 @@ def test_a_set_that_is_away_for_a_minute_is_waited_for_and_a_stop_meanwhile_retu
             assert 0.95 * expected <= each["delay"] <= 1.05 * expected
         assert first[-2]["delay"] > 0.95 * longest
         assert follower.told_of_the_stream == [*OUTAGE, OUTAGE[0]]
-    assert figures["stop"] < 0.2
+    # On a busy machine one of them may be held up, but neither waits for its delay.
+    assert figures["best stop"] < 0.2 and figures["stop"] < 0.75 * longest
 
 
 def test_by_default_a_set_that_is_away_is_given_up_after_half_a_minute_also_by_start(
