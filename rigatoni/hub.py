@@ -20,6 +20,7 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.event import Event
 
 from .credentials import without_credentials
+from .errors import StreamConnectionError
 from .forks import Haltable, inert_after_fork
 
 T = TypeVar("T")
@@ -240,8 +241,8 @@ class Calls:
             try:
                 threading.Thread(target=call, name="rigatoni call", daemon=True).start()
             except RuntimeError as error:
-                # There are too many threads; or the program ends, as Python 3.12.0 and 3.12.1 start none any more then.
-                call.fail(error)
+                # There are too many threads just now; or the program ends: Python 3.12.0 and 3.12.1 start none then.
+                call.fail(StreamConnectionError(f"no thread could be started for a call: {error}"))
         return call
 
     def _ended(self, call: Call[Any], greenlet: Haltable) -> None:

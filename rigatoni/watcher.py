@@ -267,7 +267,7 @@ class Watcher(Declaration):
             start_at=self._settings.start_at,
             on_invalidate=self._settings.on_invalidate,
         )
-        if not self._frozen and not is_patched():
+        if not is_patched():
             stop_at_exit(self)
         self._frozen = True
         logger.info("watcher %r watches %s", self.name, self._settings.watched)

@@ -409,6 +409,20 @@ with ChangeStreamListener(orders, config, on_token=lambda token: say(told=os.get
 """
 )
 
+START_AGAIN_IN_CHILD = """
+from rigatoni import Watcher
+
+watcher = Watcher(given["uri"], given["database"], store="tokens.db")
+watcher.on()(say)
+watcher.start()
+watcher.stop()
+child = os.fork()
+if child == 0:
+    say(started=watcher.start())
+else:
+    say(ended=wait_for_child(child), row=watcher.store.status("default")["state"])
+"""
+
 FORK_WHILE_A_TOKEN_IS_KEPT = (
     SAYS_WHAT_IT_SENDS
     + """
@@ -720,6 +734,15 @@ def test_a_watcher_to_which_the_program_does_not_refer_is_inert_in_a_child_too(
         (status,) = program.said("status")
         assert (status["pid"], status["state"]) == (program.pid, "running")
         assert "fails" not in program.complaints
+
+
+def test_a_watcher_that_ran_before_a_fork_and_starts_in_the_child_is_stopped_at_its_end(
+    given: Any, tmp_path: Path
+) -> None:
+    with Program(START_AGAIN_IN_CHILD, tmp_path, **given) as program:
+        assert program.end() == 0, program.complaints
+        assert program.said("started") == ["running"]
+        assert (program.said("ended"), program.said("row")) == ([0], ["stopped"])
 
 
 def test_a_memory_store_that_another_thread_uses_during_a_fork_works_in_the_child(tmp_path: Path) -> None:

@@ -342,3 +342,13 @@ def test_a_store_that_another_process_makes_at_the_same_moment_is_nobody_elses(p
     assert others and list(store.load("shop")) == [""]
     for each in (store, *others):
         each.close()
+
+
+def test_what_cleans_up_by_age_finds_the_files_of_a_quiet_watcher_young(store, path):
+    store.lock("shop")
+    store.save("shop", {"": POSITION}, {"state": "running"})
+    files = [path, path.with_name("positions.db-shm"), path.with_name("positions.db.shop.lock")]
+    for file in files:
+        os.utime(file, (0, 0))
+    store.save("shop", {}, {"state": "running"})
+    assert all(file.stat().st_mtime > 0 for file in files)

@@ -39,6 +39,31 @@ gevent.spawn(tell)
 watcher.run()
 """
 
+STARVED = """
+import resource
+from rigatoni import Watcher
+
+watcher = Watcher(given["uri"], given["database"], store=given["store"], name="parcels")
+watcher.on("insert")(say)
+assert watcher.start() == "standby"
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError as error:
+    say(full=str(error))
+# Longer than it takes to ask twice.
+time.sleep(1.2)
+while files:
+    os.close(files.pop())
+say(free=watcher.state)
+while watcher.state != "running":
+    time.sleep(0.01)
+say(running=True)
+watcher.stop()
+"""
+
 
 @pytest.fixture
 def make(database: Any, mongodb_replica_set: Any, store_path: str) -> Any:
@@ -104,6 +129,14 @@ def test_a_second_process_takes_over_within_two_seconds_of_the_firsts_end_and_lo
         # Each of them in order, and none of the second's older than what the first had not saved yet.
         for each in programs:
             assert each.said("handled") == sorted(set(each.said("handled")))
+
+
+def test_who_stands_by_survives_a_time_without_descriptors(given: Any, tmp_path: Path, first: Program) -> None:
+    with Program(STARVED, tmp_path, **given) as second:
+        assert second.wait_said("full")
+        assert second.wait_said("free") == "standby", second.complaints
+        first.kill()
+        second.wait_said("running")
 
 
 def test_who_stands_by_handles_nothing_and_says_once_who_is_active(

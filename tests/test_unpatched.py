@@ -239,6 +239,31 @@ for _ in range(2):
 """
 )
 
+SHORT_OF_THREADS = (
+    WATCH
+    + """
+import threading
+
+
+class Told(Hooks):
+    def reconnecting(self, stream, error, attempt, delay):
+        say(because=str(error))
+
+
+watcher = Watcher(given["uri"], given["database"], store=MemoryStore(), hooks=[Told()])
+watcher.on()(lambda event: say(handled=event.document_key["_id"]))
+say(state=watcher.start())
+# More than there are addresses.
+threading.stack_size(1 << 47)
+while not os.path.exists("enough"):
+    time.sleep(0.01)
+threading.stack_size(0)
+while not os.path.exists("end"):
+    time.sleep(0.01)
+say(state=watcher.state, stopped=watcher.stop())
+"""
+)
+
 CONCURRENT = (
     WATCH
     + """
@@ -398,6 +423,20 @@ def test_only_an_unpatched_program_is_told_once_that_concurrency_has_no_effect(
     with Program(CONCURRENT, tmp_path, patched=patched, options={"concurrency": 5}, **given) as program:
         assert program.end() == 0, program.complaints
         assert program.complaints.count("concurrency and timeout= have no effect") == (0 if patched else 1)
+
+
+def test_a_running_watcher_survives_a_time_in_which_no_thread_can_be_started(
+    database: Any, mongodb_replica_set: Any, tmp_path: Path
+) -> None:
+    given = {"uri": mongodb_replica_set.uri, "database": database.name}
+    with Program(SHORT_OF_THREADS, tmp_path, **given) as program:
+        assert "can't start new thread" in program.wait_said("because")
+        database.orders.insert_one({"_id": 1})
+        (tmp_path / "enough").touch()
+        assert program.wait_said("handled") == 1
+        (tmp_path / "end").touch()
+        assert program.end() == 0, program.complaints
+        assert program.said("state") == ["running"] * 2 and program.said("stopped") == [True]
 
 
 def test_where_no_thread_can_be_started_start_raises_and_works_once_there_are_threads_again(

@@ -6,10 +6,15 @@ file is never deleted: whoever still had it open would lock a file that nobody e
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from contextlib import suppress
 
 from ..errors import ConfigurationError, ResumeTokenPersistenceError
+
+#: What the system has none of at the moment: descriptors, memory. Who stands by asks again.
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 #: The lock files of this process, by device and inode. The pid in a file tells nothing: in two containers on one volume
 #: both may be 1.
@@ -51,7 +56,9 @@ class LockFile:
             return False
         os.fchmod(self._descriptor, 0o600)
         os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        # Who it is, is only told to people: a full disk keeps nobody from watching.
+        with suppress(OSError):
+            os.pwrite(self._descriptor, f"pid {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         return True
 
     def _forget(self) -> None:
@@ -60,7 +67,7 @@ class LockFile:
 
 
 def acquire(path: str) -> LockFile | None:
-    """Lock a file, making it when it is not there; None when another process has it locked.
+    """Lock a file, making it when it is not there; None when another process has it locked, or nobody can say now.
 
     :param path: of the lock file.
     :raises ConfigurationError: when this process has it locked.
@@ -82,6 +89,8 @@ def acquire(path: str) -> LockFile | None:
             if not taken:
                 lock._forget()
     except OSError as error:
+        if error.errno in _SCARCE:
+            return None
         raise ResumeTokenPersistenceError(
             f"the lock file {path} cannot be used: {error.strerror}; "
             f"it must be a regular file on a local disk, and user id {os.geteuid()} must be able to write it"

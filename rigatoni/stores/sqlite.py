@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from bson import Timestamp
@@ -157,6 +158,10 @@ class SQLiteStore(TokenStore):
         if lock is not None and not lock.is_in_place():
             raise removed(self._lock_path(name))
         self._connections.check_in_place()
+        # What cleans up by age, as systemd-tmpfiles does, must not take what is in use for forgotten.
+        for path in (self._lock_path(name), self.location, f"{os.path.realpath(self.location)}-shm"):
+            with suppress(OSError):
+                os.utime(path)
 
     def _position(self, row: Mapping[str, Any]) -> Position:
         try:
