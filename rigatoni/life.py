@@ -194,7 +194,7 @@ class Life:
             self._settle("standby")
             self._lease.wait()
             self.state = "starting"
-        self._saver = Saver(settings.store, settings.name, self._pipes, settings.save_interval, self._status, self.stop)
+        self._saver = Saver(settings.store, settings.name, self._pipes, settings.save_interval, self._status, self.left)
         self._killable.append(self._spawn(self._saver.run))
         self._opening = Opening(settings, self._plans, self._calls, self.fail, self.stop, self.left)
         # Told to the saver only when all are open, so that the first positions are saved together.

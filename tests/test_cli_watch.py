@@ -105,6 +105,19 @@ def test_every_line_is_whole_and_in_order_for_a_slow_reader(tmp_path: Path, uri:
     assert all(len(line["fullDocument"]["text"]) == 50 * n for n, line in enumerate(lines))
 
 
+def test_every_line_is_whole_where_several_collections_change_at_once(tmp_path: Path, uri: str, database: Any) -> None:
+    with running(tmp_path, "watch", uri, "-d", database.name, stdout=subprocess.PIPE) as watch:
+        watch.wait_for_error_line("watching")
+        # Longer than what is written to a pipe at once.
+        for name in ("orders", "parcels", "refunds"):
+            database[name].insert_many([{"_id": n, "text": "x" * 6000} for n in range(40)])
+        assert watch.process.stdout is not None
+        lines = [json.loads(watch.process.stdout.readline()) for _ in range(120)]
+
+    for name in ("orders", "parcels", "refunds"):
+        assert [line["fullDocument"]["_id"] for line in lines if line["ns"]["coll"] == name] == list(range(40))
+
+
 @pytest.mark.parametrize("start_at", ["earliest", "1h", "30m", "a time with its zone"])
 def test_watch_starts_in_the_past_when_asked(start_at: str, tmp_path: Path, uri: str, database: Any) -> None:
     moment = (datetime.now(tz_util.utc) - timedelta(minutes=1)).isoformat(timespec="seconds")

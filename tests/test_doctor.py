@@ -159,6 +159,8 @@ def test_a_short_oplog_is_a_warning_that_says_relative_to_what(short_oplog: str,
     with MongoClient[Any](short_oplog) as client:
         client.admin.command(command)
         wait_until(lambda: client.local.command("collStats", "oplog.rs")["maxSize"] == command["size"] * 2**20)
+    code, found = examined(short_oplog, "--store", store_path)
+    assert "has room for more" in found["oplog"][0]["text"]
 
 
 # Privileges.

@@ -8,6 +8,7 @@ import pytest
 from conftest import wait_until
 from pymongo.errors import AutoReconnect, InvalidOperation, OperationFailure, ServerSelectionTimeoutError
 from rehearsing import Told, shop
+from servers import Cursor, Fake
 from watchers import collecting
 
 from rigatoni import (
@@ -36,6 +37,22 @@ def test_an_interruption_costs_nothing_but_a_reopening(error: int | Exception) -
 
     assert seen == [1, 2]
     assert told.opened_streams == 2
+
+
+def test_a_get_more_whose_time_is_over_just_as_the_server_goes_down_has_lost_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server = Fake("shop")
+    cursor = Cursor(server, "orders")
+    assert cursor.more(patience=0.01) == []
+
+    def too_late(seconds: float) -> bool:
+        server.client.down()
+        return False
+
+    monkeypatch.setattr(server.client._server._changed, "wait", too_late)
+    with pytest.raises(AutoReconnect):
+        cursor.more()
 
 
 def test_errors_have_the_classes_that_pymongo_gives_them() -> None:

@@ -17,6 +17,7 @@ from conftest import wait_until
 from watchers import Make, collecting, failing, messages, watchers
 
 from rigatoni import ChangeStreamConfig, HandlerError, Hooks, RetryPolicy, SQLiteStore
+from rigatoni.hub import Flag
 from rigatoni.mongod import ReplicaSet
 
 FOR_EVER = ChangeStreamConfig(max_reconnect_attempts=0, initial_backoff=0.01)
@@ -237,6 +238,30 @@ def test_a_hook_that_raises_is_logged_and_harms_nothing(
 
 
 # -- the status row
+
+
+def test_while_a_stop_waits_for_a_handler_the_status_row_says_so_and_stays_young(
+    make: Make, database: Any, store_path: str
+) -> None:
+    watcher, is_free = make(store=store_path), Flag()
+    watcher.on("insert")(lambda event: is_free.wait(60))
+    watcher.start()
+    database.orders.insert_one({"_id": 1})
+    wait_until(lambda: watcher.stats()["in_flight"] == 1)
+    stopping = threading.Thread(target=watcher.stop, args=(60,))
+    stopping.start()
+    rows: list[Any] = []
+
+    def is_young() -> bool:
+        row = watcher.store.status("default")
+        if row["state"] == "stopping" and row["saved_at"] not in rows:
+            rows.append(row["saved_at"])
+        return len(rows) > 1
+
+    wait_until(is_young)
+    is_free.set()
+    stopping.join(60)
+    assert watcher.store.status("default")["state"] == "stopped"
 
 
 def test_the_status_row_says_who_watches_and_how_it_goes(database: Any, make: Make, store_path: str) -> None:

@@ -86,6 +86,8 @@ def _watcher(
     pipeline: str | None,
     start_at: str | None,
 ) -> Watcher:
+    from gevent.lock import RLock
+
     from rigatoni import MemoryStore, Watcher
 
     watcher = Watcher(
@@ -99,10 +101,14 @@ def _watcher(
         hooks=[_ready(database)],
     )
 
+    writing = RLock()
+
     @watcher.on(*operation, collection=collection or None)
     def show(event: ChangeEvent) -> None:
         try:
-            _write(_line(event.raw, pretty))
+            # Whole lines, because collections have lanes of their own.
+            with writing:
+                _write(_line(event.raw, pretty))
         except ConnectionError:
             # A broken pipe, or a socket that was reset: whoever reads has gone.
             watcher.stop()

@@ -109,7 +109,8 @@ class Demo:
         say(f"kill -9 {program.pid}: it is gone, having handled {len(self._notes.changes)} changes.{goes_on}")
         self._start()
         say(f"The program was started again (process {program.pid}); where it was, it found in SQLite.")
-        self._wait(lambda: not writer.is_alive() and not self._missing(), PATIENCE)
+        if not self._wait(lambda: not writer.is_alive() and not self._missing(), PATIENCE) and writer.is_alive():
+            raise ProgramFailed(f"for {PATIENCE:.0f} s nothing was handled, nor all written: the server stalls")
         program.stop()
         writer.check()
         self._notes.update()

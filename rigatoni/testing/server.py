@@ -132,13 +132,15 @@ class Server:
         deadline = monotonic() + seconds
         while not self._cursors[number].is_behind:
             left = deadline - monotonic()
-            if left <= 0 or not self._changed.wait(left):
-                return
+            is_over = left <= 0 or not self._changed.wait(left)
+            # Also when the time is over, because others may have come before this thread.
             if self._faults.is_down:
                 raise AutoReconnect("the fake server went down: connection closed")
             self._faults.strike("getMore")
             if number not in self._cursors:
                 raise failure(237, "the cursor was killed")
+            if is_over:
+                return
 
     def _reply(self, number: int, batch: str, events: list[Event], namespace: str) -> dict[str, Any]:
         cursor = self._cursors[number]

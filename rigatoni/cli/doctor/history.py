@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 #: Seconds below which the oplog forgets what a night's outage left to do.
 SHORT = 24 * 3600
-#: Share of its size from which an oplog counts as full; before, it has forgotten nothing yet.
+#: Share of its size from which an oplog counts as full; before, it forgets nothing more.
 _FULL = 0.9
 #: What the first entry of an oplog says that has never forgotten anything.
 _FIRST = "initiating set"
@@ -38,8 +38,10 @@ def examine_history(client: Client) -> Iterator[Finding]:
         yield note("oplog", text, f"add the privilege {grant}, on a replica set")
         return
     window, [size, most] = last["ts"].time - first["ts"].time, _sizes(client)
-    if first.get("o", {}).get("msg") == _FIRST or size < _FULL * most:
+    if first.get("o", {}).get("msg") == _FIRST:
         yield ok("oplog", f"it goes back {span(window)}, to its beginning: it has forgotten nothing yet")
+    elif size < _FULL * most:
+        yield ok("oplog", f"it goes back {span(window)}, and has room for more")
     elif window >= SHORT:
         yield ok("oplog", f"it goes back {span(window)}: so long may a watcher be away")
     else:
