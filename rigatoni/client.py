@@ -96,6 +96,8 @@ def connect(uri: URI, name: str) -> Client:
         raise ConfigurationError(LOAD_BALANCED)
     for limit in said & {"sockettimeoutms", "timeoutms"}:
         logger.warning("the URI sets %s, which can end the stream again and again: %s; leave it out", limit, IMPATIENT)
+    if "maxpoolsize" in said:
+        logger.warning("the URI sets maxPoolSize: each stream holds a connection while it waits; leave it out")
     options = {key: value for key, value in OWN_OPTIONS.items() if key.lower() not in said}
     if "appname" not in said:
         options["appName"] = f"rigatoni {name}"
@@ -220,7 +222,11 @@ def oldest(client: Client) -> Timestamp:
     try:
         entry = oplog_entry(client)
     except PyMongoError as error:
-        raise StreamError.from_pymongo(error) from error
+        found = StreamError.from_pymongo(error)
+        if isinstance(found, ConfigurationError) and found.code == 13:
+            text = 'the user may not read the oplog: "earliest" and headroom need the action find on local.oplog.rs'
+            found = ConfigurationError(text, code=found.code)
+        raise found from error
     if entry is None:
         raise ConfigurationError("the server has no oplog: 'earliest' needs a replica set")
     timestamp: Timestamp = entry["ts"]

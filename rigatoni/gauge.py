@@ -7,13 +7,15 @@ from collections.abc import Callable
 
 from bson import Timestamp
 
-from .errors import StreamError
+from .errors import ConfigurationError, StreamError
 from .hub import Calls, Flag
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the oldest entry of the oplog.
 INTERVAL = 10.0
+#: The same where that is not permitted: each look is a line in the server's log.
+REFUSED = 3600.0
 
 
 class Gauge:
@@ -34,15 +36,16 @@ class Gauge:
 
     def run(self) -> None:
         """Look until told to stop."""
-        while True:
+        interval = 0.0
+        while not self._stop.wait(interval):
+            interval = INTERVAL
             try:
                 self._oldest = self._calls.run(self._find_oldest, self._stop)
             except StreamError as error:
-                # Such as where it is not permitted.
                 logger.debug("the oplog window is unknown: %s", error)
                 self._oldest = None
-            if self._stop.wait(INTERVAL):
-                return
+                if isinstance(error, ConfigurationError):
+                    interval = REFUSED
 
     def headroom(self, since: int | None) -> int | None:
         """Say how many seconds a position is ahead of the oldest entry; None while that is unknown.

@@ -16,7 +16,7 @@ from .client import Client, Cluster, connect, oldest, starting_point, warn_of
 from .config import URI
 from .cursor import Cursor
 from .delivery import Delivery
-from .errors import InvalidResumeTokenError, StreamError
+from .errors import ConfigurationError, InvalidResumeTokenError, StreamError, is_history_lost
 from .hub import Calls, Flag
 from .lane import Shared
 from .lanes import Lanes
@@ -25,7 +25,7 @@ from .plan import Plan
 from .position import Position, resume
 from .retry import reconnecting
 from .settings import Settings
-from .stream import Stream
+from .stream import EARLIEST_ATTEMPTS, Stream
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -75,10 +75,11 @@ class Opening:
         check_positions(stored, cluster, settings.store.location)
         made = [(plan, self._pipe(plan, stored, cluster)) for plan in self._plans]
         self._tell_of_starts(made)
+        if settings.on_history_lost == "earliest":
+            self._try_earliest()
         for plan, pipe in made:
-            found = pipe.resumption.start
             begin = partial(starting_point, plan.start_at, self._client, cluster)
-            self._open(pipe, self._patiently(begin) if found is None else found)
+            self._open(pipe, begin, EARLIEST_ATTEMPTS if plan.start_at == "earliest" else 1)
             self.opened.append(pipe)
         return self.opened
 
@@ -139,11 +140,22 @@ class Opening:
                 ", ".join(repr(plan.scope) for plan in new),
             )
 
-    def _open(self, pipe: Pipe, position: Position | None) -> None:
+    def _try_earliest(self) -> None:
         try:
-            pipe.open(position)
+            self._patiently(self.find_oldest)
+        except ConfigurationError as error:
+            # Now, and not only on the day on which it is needed.
+            logger.warning("watcher %r: on_history_lost='earliest' cannot work: %s", self._settings.name, error)
+
+    def _open(self, pipe: Pipe, begin: Callable[[], Position | None], attempts: int) -> None:
+        start = pipe.resumption.start
+        try:
+            pipe.open(self._patiently(begin) if start is None else start)
         except InvalidResumeTokenError as error:
-            if pipe.resumption.start is None:
+            if start is None and attempts > 1 and is_history_lost(error):
+                # The oplog lost its oldest entry between the question for it and the start from it.
+                return self._open(pipe, begin, attempts - 1)
+            if start is None:
                 raise
             row = f"the position of stream {pipe.scope!r} in {self._settings.store.location}"
             raise InvalidResumeTokenError(f"{row}: {error}", code=error.code) from error

@@ -158,6 +158,15 @@ def test_start_waits_for_a_server_that_does_not_tell_yet_how_far_back_its_histor
     assert watched.numbers == attempts
 
 
+def test_a_start_from_earliest_survives_that_the_oplog_loses_its_beginning_just_then(failing: Failing) -> None:
+    failing.fail({"times": 2}, "aggregate", errorCode=286)
+    failing.insert(2)
+    with Watched(failing, start_at="earliest") as watched:
+        watched.wait_for_all()
+
+    assert watched.numbers == []
+
+
 def test_reopening_that_fails_goes_on_counting_and_starts_at_the_same_place(failing: Failing) -> None:
     sent = Commands()
     with MongoClient(failing.uri, event_listeners=[sent]) as client, Watched(failing, client=client) as watched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
@@ -13,8 +14,9 @@ from guarded import Guarded, guarded_server
 from listening import Commands
 from programs import BOTH, Program
 from pymongo import MongoClient
+from watchers import messages
 
-from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, Watcher
+from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MemoryStore, Watcher, gauge
 from rigatoni.mongod import ReplicaSet
 
 #: Seconds. Of three starts the best counts, because a machine may be busy.
@@ -170,3 +172,22 @@ def test_a_privilege_that_is_taken_away_ends_the_watcher_at_once_and_given_back_
         orders.insert_one({"_id": 3})
         wait_until(lambda: len(seen) == 3)
     assert seen == [1, 2, 3]
+
+
+def test_who_may_not_read_the_oplog_is_told_that_earliest_cannot_work_and_is_not_refused_again_and_again(
+    guarded: GuardedShop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauge, "INTERVAL", 0.01)
+    sent, seen, config = Commands(), list[Any](), ChangeStreamConfig(max_await_time=0.1)
+    with MongoClient(guarded.uri_as("clerk:secret"), event_listeners=[sent]) as client:
+        watcher = Watcher(client, "shop", store=MemoryStore(), config=config, on_history_lost="earliest")
+        watcher.on("insert", collection="orders")(seen.append)
+        with watcher:
+            # Later than a third look of the gauge would be.
+            getmores = len(sent.named("getMore"))
+            wait_until(lambda: len(sent.named("getMore")) > getmores + 3)
+            assert watcher.stats()["headroom"] is None
+    warnings = messages(caplog, logging.WARNING)
+    assert any("'earliest' cannot work" in told and "find on local.oplog.rs" in told for told in warnings)
+    # At the start, and by the gauge.
+    assert len(sent.named("find")) == 2

@@ -15,7 +15,8 @@ from pymongo import MongoClient
 from watchers import Make, collecting, messages, watchers
 
 from rigatoni import ChangeStreamConfig, ConfigurationError, Hooks, MaxReconnectAttemptsExceededError, cursor
-from rigatoni.client import warn_of
+from rigatoni.client import connect, warn_of
+from rigatoni.config import URI
 
 
 @pytest.fixture
@@ -107,6 +108,12 @@ def test_a_client_that_was_made_before_a_fork_is_warned_of(caplog: pytest.LogCap
     warn_of(client, made_by=os.getppid())
     (warning,) = messages(caplog, logging.WARNING)
     assert "made before a fork" in warning
+
+
+def test_a_limit_in_the_uri_on_connections_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    connect(URI("mongodb://127.0.0.1:9/?maxPoolSize=1"), "shop").close()
+    (warning,) = messages(caplog, logging.WARNING)
+    assert "maxPoolSize" in warning and "each stream holds a connection" in warning
 
 
 def test_a_limit_in_the_uri_that_ends_quiet_streams_is_warned_of_and_blamed(
