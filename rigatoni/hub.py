@@ -245,6 +245,10 @@ class Calls:
                 call.fail(StreamConnectionError(f"no thread could be started for a call: {error}"))
         return call
 
+    def are_made_here(self) -> bool:
+        """Tell whether the caller is a signal handler amidst the driver's work, whose locks it must not hold."""
+        return gevent.getcurrent() in self._under_way or threading.current_thread().name.startswith("pymongo_")
+
     def _ended(self, call: Call[Any], greenlet: Haltable) -> None:
         self._under_way.discard(greenlet)
         if not call.done.is_set():

@@ -124,10 +124,10 @@ class Life:
             traceback.print_exc()  # A log handler's, which must not keep the watcher from its end.
 
     def is_inside(self) -> bool:
-        """Tell whether the caller is a hub, as a signal handler's can be, or the watcher's own: they must not wait."""
+        """Tell whether the caller is a hub, the driver, as a signal handler's can be, or the watcher's own."""
         here = gevent.getcurrent()
         is_own = native_ident() == self._ident and here in {*self._lanes(), *self._told, *self._killable}
-        return isinstance(here, Hub) or is_own
+        return isinstance(here, Hub) or is_own or self._calls.are_made_here()
 
     def has_ended(self, timeout: float) -> bool:
         """Wait for the end after a stop; a handler that blocks the watcher's thread must not block the caller too."""

@@ -181,7 +181,8 @@ class Watcher(Declaration):
         :param timeout: seconds that running handlers get, default 10; they are not killed, and their events come again
             at the next start. The last save and the closing get a second and a half beyond it.
         :returns: True if all of them returned, and all is saved and closed. From inside a handler it returns False at
-            once, and the watcher stops after the handler returned.
+            once, and the watcher stops after the handler returned; so it does from a signal handler that comes in the
+            midst of the watcher's own work.
         """
         life = self._life
         if life is None or self._parent is not None or life.ended.is_set():

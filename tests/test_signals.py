@@ -30,6 +30,24 @@ say(joined=watcher.join(), state=watcher.state)
 """
 )
 
+#: Where a signal handler may be called too: it must not wait there, because it holds what the driver has locked.
+IN_THE_DRIVER = (
+    WATCHER
+    + """
+import threading
+
+told = []
+for _ in range(2):
+    watcher.start()
+    if told:
+        threading.Thread(target=lambda: told.append(watcher.stop()), name="pymongo_server_monitor_thread").start()
+    else:
+        watcher._life._calls.start(lambda: told.append(watcher.stop()))
+    watcher.join()
+say(told=told, state=watcher.state)
+"""
+)
+
 #: Once the main thread waits, another thread gets the signal: the main one is not woken by it, as it is not by one that
 #: comes just as it falls asleep.
 ASLEEP = (
@@ -81,6 +99,11 @@ while last != ("life.py", "wait"):
 @pytest.fixture
 def given(database: Any, mongodb_replica_set: Any) -> dict[str, str]:
     return {"uri": mongodb_replica_set.uri, "database": database.name}
+
+
+def test_a_stop_amidst_the_drivers_work_does_not_wait(given: Any, tmp_path: Path) -> None:
+    (line,) = run_program(IN_THE_DRIVER, tmp_path, patched=True, **given).lines
+    assert line == {"told": [False, False], "state": "stopped"}
 
 
 @BOTH
