@@ -18,7 +18,7 @@ from .forks import inert_after_fork
 from .hooks import Hooks
 from .hub import is_patched, live, wait_for_any
 from .lanes import warn_of_lanes
-from .life import Life, State
+from .life import STOPPING, Life, State
 from .plan import plans
 from .registration import OnError
 from .settings import Settings, chained, concealed, options
@@ -168,6 +168,8 @@ class Watcher(Declaration):
             life.stop.set()
             raise
         if life.error is not None:
+            # It may have run for a moment: only at its end can it, or another of its name, be started again.
+            wait_for_any((life.ended, life.hurry), STOPPING)
             raise life.error
         # The first may end at this very moment, so that the take-over begins.
         return "standby" if life.settled.is_set() and life.state == "starting" else life.state
@@ -181,8 +183,7 @@ class Watcher(Declaration):
         :param timeout: seconds that running handlers get, default 10; they are not killed, and their events come again
             at the next start. The last save and the closing get a second and a half beyond it.
         :returns: True if all of them returned, and all is saved and closed. From inside a handler it returns False at
-            once, and the watcher stops after the handler returned; so it does from a signal handler that comes in the
-            midst of the watcher's own work.
+            once, and the watcher stops after the handler returned; also from a signal handler amidst its own work.
         """
         life = self._life
         if life is None or self._parent is not None or life.ended.is_set():

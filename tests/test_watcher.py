@@ -6,8 +6,10 @@ import logging
 import os
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
+import gevent
 import pytest
 from conftest import wait_until
 from gevent.hub import Hub
@@ -17,10 +19,13 @@ from rigatoni import (
     ChangeStreamConfig,
     ConfigurationError,
     HandlerError,
+    Hooks,
     MaxReconnectAttemptsExceededError,
     ResumeTokenPersistenceError,
+    RetryPolicy,
 )
-from rigatoni.hub import Flag
+from rigatoni import watcher as watching
+from rigatoni.hub import Flag, wait_for_any
 
 #: Nobody listens there.
 CLOSED = "mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=50"
@@ -325,3 +330,25 @@ def test_a_start_waits_no_longer_than_it_is_told_and_goes_on_starting(make: Make
     wait_until(lambda: watcher.state == "running")
     database.orders.insert_one({"_id": 1})
     wait_until(lambda: seen == [1])
+
+
+def test_a_start_that_raises_what_ended_it_at_once_raises_it_only_at_its_end(
+    make: Make, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(Hooks):
+        def closed(self, stream: str, error: BaseException | None) -> None:
+            gevent.sleep(0.2)
+
+    def late(flags: Any, timeout: float | None = None) -> bool:
+        found = wait_for_any(flags, timeout)
+        wait_until(lambda: watcher.error)
+        return found
+
+    watcher = make(hooks=[Slow()], start_at=timedelta(hours=1), on_error="stop", retry=RetryPolicy(max_attempts=1))
+    failing(watcher)
+    database.orders.insert_one({"_id": 1})
+    monkeypatch.setattr(watching, "wait_for_any", late)
+    for _ in range(2):
+        with pytest.raises(HandlerError):
+            watcher.start()
+        assert watcher.state == "failed"
